@@ -1,0 +1,52 @@
+package blockstore
+
+// Command is one entry of the replicated log, decoded. Exactly one field but Kind's own is
+// meaningful; see state.go for what each does.
+type Command struct {
+	Kind CommandKind
+	// Writer, Token: who; for OpenWriter Token is the new session's token, chosen by the client, and makes retries idempotent.
+	Writer WriterID
+	Token  Token
+	Epoch  Epoch  // Write, AttachWriter, BeginEpoch
+	Seq    uint64 // Write: the record's number, from 1
+	Record []byte // Write: the encoded wal.Record
+	// Op numbers a writer's own non-Write commands (TakeInodes, Reserve, Unreserve, ForgetRetired) from 1;
+	// a repeated number is answered as the first time.
+	Op       uint64
+	Count    uint64 // TakeInodes: inodes; Reserve, Unreserve: blocks; ForgetRetired: the writer
+	Name     string // OpenWriter: for people (host, mount point); SetSetting: its name
+	TTLMilli uint64 // OpenWriter: the lease
+	Value    uint64 // SetSetting
+}
+
+// CommandKind tells commands apart; part of the log format.
+type CommandKind uint8
+
+// The commands.
+const (
+	CmdOpenWriter CommandKind = iota + 1
+	CmdCloseWriter
+	CmdFenceWriter
+	CmdBeginEpoch
+	CmdAttachWriter
+	CmdWrite
+	CmdTakeInodes
+	CmdReserve
+	CmdUnreserve
+	CmdForgetRetired
+	CmdSetSetting
+)
+
+// The settings.
+const (
+	SettingCapacityBlocks = "capacity-blocks" // admitted capacity, in blocks
+	SettingFeatures       = "features"        // bit set of format features in use
+)
+
+// Result is the state machine's answer to a command.
+type Result struct {
+	Index  uint64 // the command's log index (for a Write done before: not below the first answer's)
+	Writer WriterID
+	Inodes InodeRange
+	Err    error // a typed refusal (package errors), nil if done
+}

@@ -1,0 +1,4 @@
+package blockstore
+
+// State is the replicated state machine.
+type State struct{}
