@@ -1,0 +1,155 @@
+package mux
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"net"
+	"time"
+
+	"dfs/internal/errors"
+)
+
+const (
+	helloVersion = 1
+	helloSize    = 4 + 1 + 16 + 4
+	answerSize   = 4 + 1 + 1 + 4
+)
+
+var (
+	helloMagic  = [4]byte{'D', 'F', 'S', 'R'}
+	answerMagic = [4]byte{'D', 'F', 'S', 'A'}
+	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// The reasons of an answer; part of the wire format.
+const (
+	reasonWelcome = iota
+	reasonForeign // another cluster
+	reasonTooNew  // the hello's version is newer than the acceptor's
+	reasonNotYet  // the acceptor does not know its cluster yet
+	reasonDamaged // the hello's checksum does not fit
+)
+
+// Dialer opens a connection; nil stands for plain TCP.
+type Dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+// DialRaft connects to the Raft side of the node at addr, which must be of cluster id.
+// It gives up when ctx ends, at the latest after DecideTimeout. Errors: KindForeign (another cluster, or no dfs node),
+// KindTooNew (the node is older than this one), KindCorrupt, KindUnavailable.
+func DialRaft(ctx context.Context, dial Dialer, addr string, id ClusterID) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, DecideTimeout)
+	defer cancel()
+	if dial == nil {
+		var d net.Dialer
+		dial = func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	}
+	conn, err := dial(ctx, addr)
+	if err != nil {
+		return nil, errors.New(errors.KindUnavailable, "cannot connect to node %s: %w", addr, err)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	err = greet(conn, addr, id)
+	if !stop() && err == nil {
+		err = errors.New(errors.KindUnavailable, "gave up connecting to node %s: %w", addr, ctx.Err())
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	conn.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+// greet sends the hello and reads the answer.
+func greet(conn net.Conn, addr string, id ClusterID) error {
+	if _, err := conn.Write(encodeHello(id)); err != nil {
+		return errors.New(errors.KindUnavailable, "cannot greet node %s: %w", addr, err)
+	}
+	var answer [answerSize]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return errors.New(errors.KindUnavailable, "node %s did not answer the greeting (is it a dfs node?): %w", addr, err)
+	}
+	return decodeAnswer(answer[:], addr)
+}
+
+func encodeHello(id ClusterID) []byte {
+	b := make([]byte, 0, helloSize)
+	b = append(b, helloMagic[:]...)
+	b = append(b, helloVersion)
+	b = append(b, id[:]...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func encodeAnswer(reason byte) []byte {
+	b := make([]byte, 0, answerSize)
+	b = append(b, answerMagic[:]...)
+	b = append(b, helloVersion, reason)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// decodeAnswer turns an acceptor's answer into nil or a typed error.
+func decodeAnswer(b []byte, addr string) error {
+	if [4]byte(b[:4]) != answerMagic {
+		return errors.New(errors.KindForeign, "%s is not a dfs node: it answered the greeting with something else", addr)
+	}
+	if crc32.Checksum(b[:6], castagnoli) != binary.LittleEndian.Uint32(b[6:]) {
+		return errors.New(errors.KindCorrupt, "the answer of node %s to the greeting is damaged", addr)
+	}
+	switch b[5] {
+	case reasonWelcome:
+		return nil
+	case reasonForeign:
+		return errors.New(errors.KindForeign, "node %s belongs to another dfs cluster; check its address", addr)
+	case reasonTooNew:
+		return errors.New(errors.KindTooNew, "node %s speaks greeting version %d, this one %d: upgrade that node", addr, b[4], helloVersion)
+	case reasonNotYet:
+		return errors.New(errors.KindUnavailable, "node %s is starting and does not know its cluster yet", addr)
+	case reasonDamaged:
+		return errors.New(errors.KindCorrupt, "node %s got a damaged greeting", addr)
+	}
+	return errors.New(errors.KindUnavailable, "node %s refused the connection (reason %d)", addr, b[5])
+}
+
+// answerHello reads the rest of a hello into b, whose first four bytes are there, and answers it.
+// It tells whether the peer was welcomed.
+func (m *Mux) answerHello(conn net.Conn, b []byte) bool {
+	if _, err := io.ReadFull(conn, b[4:]); err != nil {
+		m.garbage.Add(1)
+		return false
+	}
+	reason := m.judge(b)
+	if _, err := conn.Write(encodeAnswer(reason)); err != nil {
+		m.garbage.Add(1)
+		return false
+	}
+	if reason == reasonWelcome {
+		return true
+	}
+	m.refused.Add(1)
+	m.log.Warn("refused a raft connection", "from", conn.RemoteAddr().String(), "reason", reason)
+	return false
+}
+
+// judge returns the reason that answers a whole hello.
+func (m *Mux) judge(b []byte) byte {
+	if b[4] > helloVersion {
+		return reasonTooNew
+	}
+	if crc32.Checksum(b[:21], castagnoli) != binary.LittleEndian.Uint32(b[21:]) {
+		return reasonDamaged
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.known:
+		return reasonNotYet
+	case ClusterID(b[5:21]) != m.cluster:
+		return reasonForeign
+	}
+	return reasonWelcome
+}

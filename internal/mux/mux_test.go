@@ -1,0 +1,265 @@
+package mux
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"math/rand"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"dfs/internal/errors"
+)
+
+var testID = ClusterID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+
+func start(t *testing.T) (*Mux, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := New(l, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	served := make(chan error, 1)
+	go func() { served <- m.Serve() }()
+	t.Cleanup(func() {
+		m.Close()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return m, l.Addr().String()
+}
+
+func ctxFor(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestRaftConnectionIsHandedOver(t *testing.T) {
+	m, addr := start(t)
+	m.SetCluster(testID)
+	c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := m.Raft().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := c.Write([]byte("vote")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(s, got); err != nil || string(got) != "vote" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+}
+
+func TestGRPCConnectionLosesNothing(t *testing.T) {
+	m, addr := start(t)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const sent = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nframes"
+	if _, err := io.WriteString(c, sent); err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.GRPC().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(s, got); err != nil || string(got) != sent {
+		t.Fatalf("got %q, %v", got, err)
+	}
+}
+
+func TestRefusalsAreTyped(t *testing.T) {
+	m, addr := start(t)
+	dial := func(id ClusterID) error {
+		c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, id)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	if err := dial(testID); !errors.Is(err, errors.KindUnavailable) {
+		t.Fatalf("before SetCluster: %v", err)
+	}
+	m.SetCluster(testID)
+	if err := dial(ClusterID{9}); !errors.Is(err, errors.KindForeign) {
+		t.Fatalf("another cluster: %v", err)
+	}
+	if n := m.Stats().Refused; n != 2 {
+		t.Fatalf("refused %d, want 2", n)
+	}
+}
+
+func TestNewerOrDamagedHelloIsRefused(t *testing.T) {
+	m, addr := start(t)
+	m.SetCluster(testID)
+	for _, tc := range []struct {
+		at   int
+		kind errors.Kind
+	}{{4, errors.KindTooNew}, {7, errors.KindCorrupt}, {22, errors.KindCorrupt}} {
+		hello := encodeHello(testID)
+		hello[tc.at] ^= 0x40
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.Write(hello)
+		answer := make([]byte, answerSize)
+		if _, err := io.ReadFull(c, answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := decodeAnswer(answer, addr); !errors.Is(err, tc.kind) {
+			t.Fatalf("byte %d: %v", tc.at, err)
+		}
+		c.Close()
+	}
+}
+
+func TestGarbageIsClosedAndCounted(t *testing.T) {
+	m, addr := start(t)
+	m.SetCluster(testID)
+	rng := rand.New(rand.NewSource(1))
+	var wg sync.WaitGroup
+	const n = 60
+	for i := range n {
+		b := make([]byte, rng.Intn(64))
+		rng.Read(b)
+		if i%3 == 0 {
+			b = append([]byte("PRI X"), b...)
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Write(b)
+			c.(*net.TCPConn).CloseWrite()
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			io.Copy(io.Discard, c)
+			c.Close()
+		}()
+	}
+	wg.Wait()
+	st := m.Stats()
+	if st.Garbage != n || st.Raft != 0 || st.GRPC != 0 {
+		t.Fatalf("stats %+v, want %d garbage", st, n)
+	}
+}
+
+func TestUndecidedConnectionsAreBounded(t *testing.T) {
+	m, addr := start(t)
+	m.SetCluster(testID)
+	var silent []net.Conn
+	defer func() {
+		for _, c := range silent {
+			c.Close()
+		}
+	}()
+	for range UndecidedMax + 20 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent = append(silent, c)
+	}
+	deadline := time.Now().Add(4 * time.Second)
+	for m.Stats().Overflow < 20 {
+		if time.Now().After(deadline) {
+			t.Fatalf("stats %+v, want 20 overflowed", m.Stats())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	m.mu.Lock()
+	n := len(m.undecided)
+	m.mu.Unlock()
+	if n > UndecidedMax {
+		t.Fatalf("%d undecided", n)
+	}
+}
+
+func TestCloseEndsWaiters(t *testing.T) {
+	m, addr := start(t)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	done := make(chan error, 1)
+	go func() { _, err := m.Raft().Accept(); done <- err }()
+	m.Close()
+	if err := <-done; err == nil {
+		t.Fatal("Accept returned a connection after Close")
+	}
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Fatal("undecided connection survived Close")
+	}
+}
+
+func TestDialOfAStrangerIsBounded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	begin := time.Now()
+	_, err = DialRaft(ctxFor(t, 100*time.Millisecond), nil, l.Addr().String(), testID)
+	if !errors.Is(err, errors.KindUnavailable) || time.Since(begin) > 3*time.Second {
+		t.Fatalf("%v after %v", err, time.Since(begin))
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	f.Add(encodeHello(testID))
+	f.Add([]byte("PRI * HTTP/2.0\r\n"))
+	f.Add([]byte("DFSR"))
+	m := New(nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	m.SetCluster(testID)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		to, _ := m.classify(&fakeConn{in: bytes.NewReader(b)})
+		if to == m.raft && !bytes.Equal(b[:helloSize], encodeHello(testID)) {
+			t.Fatalf("welcomed %x", b)
+		}
+	})
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add(encodeAnswer(reasonWelcome))
+	f.Add(encodeAnswer(200))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < answerSize {
+			return
+		}
+		if decodeAnswer(b[:answerSize], "x") == nil && b[5] != reasonWelcome {
+			t.Fatalf("accepted %x", b)
+		}
+	})
+}
+
+type fakeConn struct {
+	net.Conn
+	in *bytes.Reader
+}
+
+func (c *fakeConn) Read(b []byte) (int, error)  { return c.in.Read(b) }
+func (c *fakeConn) Write(b []byte) (int, error) { return len(b), nil }
+func (c *fakeConn) RemoteAddr() net.Addr        { return &net.TCPAddr{} }
