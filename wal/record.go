@@ -15,7 +15,8 @@ type Addr struct {
 
 // Range is a change of bytes inside one block: Data replaces the bytes from
 // Off on. Off+len(Data) <= BlockSize, len(Data) > 0. A block that was absent
-// reads as zeros before the change. A whole block is the range 0..4096.
+// reads as zeros before the change. A whole block is the range 0..4096. Data of
+// a decoded record aliases the encoding: neither change it nor append to it.
 type Range struct {
 	Addr
 	Off  uint32
@@ -23,6 +24,7 @@ type Range struct {
 }
 
 // Span is a run of whole blocks: Count blocks from Block on, in VDisk.
+// Count > 0, Block+Count <= BlocksMax.
 type Span struct {
 	VDisk uint64
 	Block uint64
