@@ -1,5 +1,7 @@
 package blockstore
 
+import "fmt"
+
 // Command is one entry of the replicated log, decoded. Exactly one field but Kind's own is
 // meaningful; see state.go for what each does.
 type Command struct {
@@ -35,7 +37,19 @@ const (
 	CmdUnreserve
 	CmdForgetRetired
 	CmdSetSetting
+
+	commandKindLast = CmdSetSetting
 )
+
+// String names the kind for logs.
+func (k CommandKind) String() string {
+	names := [...]string{"", "OpenWriter", "CloseWriter", "FenceWriter", "BeginEpoch", "AttachWriter", "Write",
+		"TakeInodes", "Reserve", "Unreserve", "ForgetRetired", "SetSetting"}
+	if k == 0 || int(k) >= len(names) {
+		return fmt.Sprintf("command kind %d", uint8(k))
+	}
+	return names[k]
+}
 
 // The settings.
 const (
