@@ -13,7 +13,7 @@ import (
 
 const (
 	helloVersion = 1
-	helloSize    = 4 + 1 + 16 + 4
+	helloSize    = 4 + 1 + 16 + 8 + 4
 	answerSize   = 4 + 1 + 1 + 4
 )
 
@@ -25,22 +25,38 @@ var (
 
 // The reasons of an answer; part of the wire format.
 const (
-	reasonWelcome = iota
-	reasonForeign // another cluster
-	reasonTooNew  // the hello's version is newer than the acceptor's
-	reasonNotYet  // the acceptor does not know its cluster yet
-	reasonDamaged // the hello's checksum does not fit
+	reasonWelcome  = iota
+	reasonForeign  // another cluster
+	reasonTooNew   // the hello's version is newer than the acceptor's
+	reasonNotYet   // the acceptor does not know its cluster yet
+	reasonDamaged  // the hello's checksum does not fit
+	reasonReplaced // the right cluster, but not the incarnation of the node that was asked for
 )
 
 // Dialer opens a connection; nil stands for plain TCP.
 type Dialer func(ctx context.Context, addr string) (net.Conn, error)
 
-// DialRaft connects to the Raft side of the node at addr, which must be of cluster id.
+// DialRaft connects to the Raft side of the node at addr, which must be of cluster id and of
+// that incarnation.
 // It gives up when ctx ends, at the latest after DecideTimeout. Errors: KindForeign (another cluster, or no dfs node),
 // KindTooNew (the node is older than this one), KindCorrupt, KindUnavailable.
-func DialRaft(ctx context.Context, dial Dialer, addr string, id ClusterID) (net.Conn, error) {
+func DialRaft(ctx context.Context, dial Dialer, addr string, id ClusterID, incarnation uint64) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DecideTimeout)
 	defer cancel()
+	var greeted error
+	conn, err := connect(ctx, dial, addr, func(c net.Conn) { greeted = greet(c, addr, id, incarnation) })
+	if err == nil && greeted != nil {
+		conn.Close()
+		err = greeted
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// connect dials addr and lets talk run on the connection, whose reads and writes end with ctx.
+func connect(ctx context.Context, dial Dialer, addr string, talk func(net.Conn)) (net.Conn, error) {
 	if dial == nil {
 		var d net.Dialer
 		dial = func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
@@ -53,21 +69,18 @@ func DialRaft(ctx context.Context, dial Dialer, addr string, id ClusterID) (net.
 		conn.SetDeadline(deadline)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	err = greet(conn, addr, id)
-	if !stop() && err == nil {
-		err = errors.New(errors.KindUnavailable, "gave up connecting to node %s: %w", addr, ctx.Err())
-	}
-	if err != nil {
+	talk(conn)
+	if !stop() {
 		conn.Close()
-		return nil, err
+		return nil, errors.New(errors.KindUnavailable, "gave up talking to node %s: %w", addr, ctx.Err())
 	}
 	conn.SetDeadline(time.Time{})
 	return conn, nil
 }
 
 // greet sends the hello and reads the answer.
-func greet(conn net.Conn, addr string, id ClusterID) error {
-	if _, err := conn.Write(encodeHello(id)); err != nil {
+func greet(conn net.Conn, addr string, id ClusterID, incarnation uint64) error {
+	if _, err := conn.Write(encodeHello(id, incarnation)); err != nil {
 		return errors.New(errors.KindUnavailable, "cannot greet node %s: %w", addr, err)
 	}
 	var answer [answerSize]byte
@@ -77,11 +90,12 @@ func greet(conn net.Conn, addr string, id ClusterID) error {
 	return decodeAnswer(answer[:], addr)
 }
 
-func encodeHello(id ClusterID) []byte {
+func encodeHello(id ClusterID, incarnation uint64) []byte {
 	b := make([]byte, 0, helloSize)
 	b = append(b, helloMagic[:]...)
 	b = append(b, helloVersion)
 	b = append(b, id[:]...)
+	b = binary.LittleEndian.AppendUint64(b, incarnation)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -112,6 +126,9 @@ func decodeAnswer(b []byte, addr string) error {
 	case reasonDamaged:
 		return errors.New(errors.KindCorrupt, "node %s got a damaged greeting", addr)
 	}
+	if b[5] == reasonReplaced {
+		return errors.New(errors.KindForeign, "the node at %s has another disk than the member it was: remove the member and add the node again", addr)
+	}
 	return errors.New(errors.KindUnavailable, "node %s refused the connection (reason %d)", addr, b[5])
 }
 
@@ -140,7 +157,7 @@ func (m *Mux) judge(b []byte) byte {
 	if b[4] > helloVersion {
 		return reasonTooNew
 	}
-	if crc32.Checksum(b[:21], castagnoli) != binary.LittleEndian.Uint32(b[21:]) {
+	if crc32.Checksum(b[:29], castagnoli) != binary.LittleEndian.Uint32(b[29:]) {
 		return reasonDamaged
 	}
 	m.mu.Lock()
@@ -150,6 +167,8 @@ func (m *Mux) judge(b []byte) byte {
 		return reasonNotYet
 	case ClusterID(b[5:21]) != m.cluster:
 		return reasonForeign
+	case binary.LittleEndian.Uint64(b[21:29]) != m.incarnation:
+		return reasonReplaced
 	}
 	return reasonWelcome
 }

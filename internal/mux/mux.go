@@ -7,18 +7,33 @@
 // nothing missing, to the listener GRPC. A Raft peer begins with a hello and
 // waits for the answer:
 //
-//	hello   0      4         5             21        25
-//	        +------+---------+-------------+---------+
-//	        | DFSR | version | cluster id  | CRC32C  |   21 bytes are summed
-//	        +------+---------+-------------+---------+
+//	hello   0      4         5             21            29        33
+//	        +------+---------+-------------+-------------+---------+
+//	        | DFSR | version | cluster id  | incarnation | CRC32C  |
+//	        +------+---------+-------------+-------------+---------+
 //	answer  0      4         5             6         10
 //	        +------+---------+-------------+---------+
 //	        | DFSA | version | reason      | CRC32C  |
 //	        +------+---------+-------------+---------+
 //
 // Only a hello that is answered with reason 0 goes to the listener Raft; so a
-// node of another cluster never speaks Raft with this one. Everything else is
-// closed and counted: no first bytes can crash or stall the acceptor.
+// node of another cluster never speaks Raft with this one, and nobody takes a node
+// whose disk was emptied for the member it was: the incarnation (a random number
+// that a data directory gets when it is made) is the one asked for, or the
+// connection is refused.
+//
+// A node that has no cluster yet may ask another who it is:
+//
+//	probe   0      4         5
+//	        +------+---------+
+//	        | DFSP | version |
+//	        +------+---------+
+//	card    0      4         5        7
+//	        +------+---------+--------+---------+---------+
+//	        | DFSQ | version | length | payload | CRC32C  |   payload: CardBytesMax at most
+//	        +------+---------+--------+---------+---------+
+//
+// Everything else is closed and counted: no first bytes can crash or stall the acceptor.
 //
 // Bounds: a connection must be decided and taken over within
 // DecideTimeout, at most UndecidedMax may be undecided at a time, and one above
@@ -55,7 +70,8 @@ type Stats struct {
 	Raft     uint64 // handed to Raft
 	GRPC     uint64 // handed to gRPC
 	Refused  uint64 // Raft hellos answered with a refusal
-	Garbage  uint64 // neither, or nothing said in time
+	Probes   uint64 // answered with the card
+	Garbage  uint64 // none of these, or nothing said in time
 	Overflow uint64 // closed because UndecidedMax were undecided, or nobody took them
 }
 
@@ -70,12 +86,14 @@ type Mux struct {
 	closing  sync.Once
 	wg       sync.WaitGroup
 
-	mu        sync.Mutex
-	cluster   ClusterID
-	known     bool                  // cluster is set
-	undecided map[net.Conn]struct{} // closed by Close
+	mu          sync.Mutex
+	cluster     ClusterID
+	incarnation uint64
+	known       bool                  // cluster and incarnation are set
+	card        func() []byte         // answers probes, nil: none is answered
+	undecided   map[net.Conn]struct{} // closed by Close
 
-	raftCount, grpcCount, refused, garbage, overflow atomic.Uint64
+	raftCount, grpcCount, refused, probes, garbage, overflow atomic.Uint64
 }
 
 // New wraps l. Until SetCluster is called every Raft hello is refused as 'not ready'.
@@ -92,11 +110,18 @@ func New(l net.Listener, log *slog.Logger) *Mux {
 	return m
 }
 
-// SetCluster tells which cluster's Raft hellos are accepted from now on.
-func (m *Mux) SetCluster(id ClusterID) {
+// SetCluster tells which Raft hellos are accepted from now on.
+func (m *Mux) SetCluster(id ClusterID, incarnation uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cluster, m.known = id, true
+	m.cluster, m.incarnation, m.known = id, incarnation, true
+}
+
+// SetCard gives what probes are answered with, at most CardBytesMax bytes.
+func (m *Mux) SetCard(card func() []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.card = card
 }
 
 // Raft is the listener of accepted Raft connections. Closing it does not close the port.
@@ -111,7 +136,7 @@ func (m *Mux) Addr() net.Addr { return m.listener.Addr() }
 // Stats returns the counters.
 func (m *Mux) Stats() Stats {
 	return Stats{
-		Raft: m.raftCount.Load(), GRPC: m.grpcCount.Load(), Refused: m.refused.Load(),
+		Raft: m.raftCount.Load(), GRPC: m.grpcCount.Load(), Refused: m.refused.Load(), Probes: m.probes.Load(),
 		Garbage: m.garbage.Load(), Overflow: m.overflow.Load(),
 	}
 }
@@ -234,6 +259,9 @@ func (m *Mux) classify(conn net.Conn) (*branch, net.Conn) {
 		}
 		m.raftCount.Add(1)
 		return m.raft, conn
+	case bytes.Equal(first[:4], probeMagic[:]):
+		m.answerProbe(conn)
+		return nil, nil
 	case bytes.Equal(first[:4], http2Preface[:4]):
 		n := len(http2Preface)
 		if _, err := io.ReadFull(conn, first[4:n]); err != nil || !bytes.Equal(first[:n], http2Preface) {

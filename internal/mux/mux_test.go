@@ -42,8 +42,8 @@ func ctxFor(t *testing.T, d time.Duration) context.Context {
 
 func TestRaftConnectionIsHandedOver(t *testing.T) {
 	m, addr := start(t)
-	m.SetCluster(testID)
-	c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, testID)
+	m.SetCluster(testID, 7)
+	c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, testID, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,33 +86,36 @@ func TestGRPCConnectionLosesNothing(t *testing.T) {
 
 func TestRefusalsAreTyped(t *testing.T) {
 	m, addr := start(t)
-	dial := func(id ClusterID) error {
-		c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, id)
+	dial := func(id ClusterID, incarnation uint64) error {
+		c, err := DialRaft(ctxFor(t, 5*time.Second), nil, addr, id, incarnation)
 		if err == nil {
 			c.Close()
 		}
 		return err
 	}
-	if err := dial(testID); !errors.Is(err, errors.KindUnavailable) {
+	if err := dial(testID, 7); !errors.Is(err, errors.KindUnavailable) {
 		t.Fatalf("before SetCluster: %v", err)
 	}
-	m.SetCluster(testID)
-	if err := dial(ClusterID{9}); !errors.Is(err, errors.KindForeign) {
+	m.SetCluster(testID, 7)
+	if err := dial(ClusterID{9}, 7); !errors.Is(err, errors.KindForeign) {
 		t.Fatalf("another cluster: %v", err)
 	}
-	if n := m.Stats().Refused; n != 2 {
-		t.Fatalf("refused %d, want 2", n)
+	if err := dial(testID, 8); !errors.Is(err, errors.KindForeign) {
+		t.Fatalf("another incarnation: %v", err)
+	}
+	if n := m.Stats().Refused; n != 3 {
+		t.Fatalf("refused %d, want 3", n)
 	}
 }
 
 func TestNewerOrDamagedHelloIsRefused(t *testing.T) {
 	m, addr := start(t)
-	m.SetCluster(testID)
+	m.SetCluster(testID, 7)
 	for _, tc := range []struct {
 		at   int
 		kind errors.Kind
-	}{{4, errors.KindTooNew}, {7, errors.KindCorrupt}, {22, errors.KindCorrupt}} {
-		hello := encodeHello(testID)
+	}{{4, errors.KindTooNew}, {7, errors.KindCorrupt}, {30, errors.KindCorrupt}} {
+		hello := encodeHello(testID, 7)
 		hello[tc.at] ^= 0x40
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -133,7 +136,7 @@ func TestNewerOrDamagedHelloIsRefused(t *testing.T) {
 
 func TestGarbageIsClosedAndCounted(t *testing.T) {
 	m, addr := start(t)
-	m.SetCluster(testID)
+	m.SetCluster(testID, 7)
 	rng := rand.New(rand.NewSource(1))
 	var wg sync.WaitGroup
 	const n = 60
@@ -167,7 +170,7 @@ func TestGarbageIsClosedAndCounted(t *testing.T) {
 
 func TestUndecidedConnectionsAreBounded(t *testing.T) {
 	m, addr := start(t)
-	m.SetCluster(testID)
+	m.SetCluster(testID, 7)
 	var silent []net.Conn
 	defer func() {
 		for _, c := range silent {
@@ -222,21 +225,21 @@ func TestDialOfAStrangerIsBounded(t *testing.T) {
 	}
 	defer l.Close()
 	begin := time.Now()
-	_, err = DialRaft(ctxFor(t, 100*time.Millisecond), nil, l.Addr().String(), testID)
+	_, err = DialRaft(ctxFor(t, 100*time.Millisecond), nil, l.Addr().String(), testID, 7)
 	if !errors.Is(err, errors.KindUnavailable) || time.Since(begin) > 3*time.Second {
 		t.Fatalf("%v after %v", err, time.Since(begin))
 	}
 }
 
 func FuzzHello(f *testing.F) {
-	f.Add(encodeHello(testID))
+	f.Add(encodeHello(testID, 7))
 	f.Add([]byte("PRI * HTTP/2.0\r\n"))
 	f.Add([]byte("DFSR"))
 	m := New(nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	m.SetCluster(testID)
+	m.SetCluster(testID, 7)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		to, _ := m.classify(&fakeConn{in: bytes.NewReader(b)})
-		if to == m.raft && !bytes.Equal(b[:helloSize], encodeHello(testID)) {
+		if to == m.raft && !bytes.Equal(b[:helloSize], encodeHello(testID, 7)) {
 			t.Fatalf("welcomed %x", b)
 		}
 	})
@@ -250,6 +253,28 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		if decodeAnswer(b[:answerSize], "x") == nil && b[5] != reasonWelcome {
+			t.Fatalf("accepted %x", b)
+		}
+	})
+}
+
+func TestProbe(t *testing.T) {
+	m, addr := start(t)
+	if _, err := Probe(ctxFor(t, 5*time.Second), nil, addr); !errors.Is(err, errors.KindUnavailable) {
+		t.Fatalf("without a card: %v", err)
+	}
+	m.SetCard(func() []byte { return []byte("node a") })
+	got, err := Probe(ctxFor(t, 5*time.Second), nil, addr)
+	if err != nil || string(got) != "node a" {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+func FuzzCard(f *testing.F) {
+	f.Add(encodeCard([]byte("x")))
+	f.Add(encodeCard(make([]byte, CardBytesMax)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := readCard(bytes.NewReader(b), "x"); err == nil && !bytes.HasPrefix(b, encodeCard(p)) && b[4] == helloVersion {
 			t.Fatalf("accepted %x", b)
 		}
 	})
