@@ -32,6 +32,18 @@ const (
 	LockOrphans LockID = 1<<63 | 1<<62
 )
 
+// Before is the agreed order in which an operation takes its locks: the fixed
+// names first (the rename lock, then orphan lists), then inodes, each by number.
+func (id LockID) Before(other LockID) bool {
+	if fixed, otherFixed := id.Fixed(), other.Fixed(); fixed != otherFixed {
+		return fixed
+	}
+	return id < other
+}
+
+// Fixed reports whether id is a fixed name and not an inode number.
+func (id LockID) Fixed() bool { return id >= LockRename }
+
 // Mode is how a lock is held.
 type Mode uint8
 
@@ -52,14 +64,16 @@ type Request struct {
 // All methods are safe for concurrent use.
 type Clerk interface {
 	// Acquire pins every lock asked for, in at least the mode asked for, and
-	// returns when all are pinned. It takes them in ascending order of ID whatever the
+	// returns when all are pinned. It takes them in the agreed order (LockID.Before) whatever the
 	// order of reqs, and removes doubles (the greater mode wins). A lock that is
 	// held already in a sufficient mode costs no message. It waits until ctx ends;
 	// on error nothing is pinned. An operation that
-	// holds pins may call Acquire again only for IDs above all it has pinned.
-	// An upgrade (pinned Shared, asked Exclusive) is refused with KindDeadlock:
-	// unpin, and acquire again.
-	// Errors: KindTimeout, KindInterrupted, KindSessionEnded.
+	// holds pins may call Acquire again only for IDs that come after all it has pinned.
+	// Asking for Exclusive while oneself pins Shared is a defect: the pin may keep
+	// another's request waiting that stands before one's own. Such a wait ends with KindDeadlock
+	// after ClerkOptions.DeadlockAfter: unpin, and acquire again. Pins do not exclude each
+	// other within one session: a file server orders its own operations by locks of its own.
+	// Errors: KindTimeout, KindInterrupted, KindSessionEnded, KindDeadlock.
 	Acquire(ctx context.Context, reqs ...Request) error
 	// TryAcquire pins the lock if it is held already in that mode and not being revoked,
 	// without any message or waiting.
@@ -86,8 +100,48 @@ type Clerk interface {
 	OpenElsewhere(id LockID) bool
 	// Session names the writer.
 	Session() blockstore.Session
+	// Epoch is the epoch to which the session was attached last.
+	Epoch() blockstore.Epoch
+	// FileLock sets or lets go (Type FileUnlock) a byte-range lock or flock of inode id, cluster-wide.
+	// Without wait a lock in the way is KindAgain; with wait it waits until ctx ends (KindInterrupted,
+	// KindTimeout) and tells KindDeadlock where waiting would close a circle of POSIX owners.
+	// KindSessionEnded once the session is over: every file lock it held is lost.
+	FileLock(ctx context.Context, id LockID, l FileLock, wait bool) error
+	// TestFileLock returns the first lock of another owner in the way of l, or l with Type FileUnlock.
+	TestFileLock(ctx context.Context, id LockID, l FileLock) (FileLock, error)
+	// ReleaseFileLocks lets go every lock of owner on inode id: flocks if flock is set, else POSIX locks.
+	ReleaseFileLocks(id LockID, owner uint64, flock bool)
 	// Close flushes through Holder.Revoke whatever is held, releases it, and closes the writer.
 	Close(ctx context.Context) error
+}
+
+// FileLockType is the kind of a file lock, numbered as in package fs.
+type FileLockType uint8
+
+// File lock types.
+const (
+	FileRead FileLockType = iota
+	FileWrite
+	FileUnlock
+)
+
+// FileLock is a POSIX byte-range lock or (Flock) a whole-file flock of one owner in one session.
+// POSIX locks and flocks do not see each other, as on Linux.
+type FileLock struct {
+	Owner      uint64 // the kernel's lock owner; means something within its session only
+	Start, End uint64 // bytes, both inclusive, Start <= End; ignored for flocks
+	Type       FileLockType
+	PID        uint32
+	Flock      bool
+}
+
+// RevokePreparer may be implemented by a Holder too. PrepareRevoke is called
+// before Revoke for the same id and mode, while pins are still given out as if there
+// were no revoke: in it the holder can drop what the kernel has cached even
+// though that waits for requests under way, and those need pins. It runs at most once per revoke, must return in
+// bounded time, and Revoke follows when it has returned and all pins are gone.
+type RevokePreparer interface {
+	PrepareRevoke(id LockID, to Mode)
 }
 
 // Holder is what a file server does for its clerk. The clerk calls with no
