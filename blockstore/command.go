@@ -13,9 +13,10 @@ type Command struct {
 	Seq    uint64 // Write: the record's number, from 1
 	Record []byte // Write: the encoded wal.Record
 	// Op numbers a writer's own non-Write commands (TakeInodes, Reserve, Unreserve, ForgetRetired) from 1;
-	// a repeated number is answered as the first time.
+	// the last number repeated is answered as the first time, an older one is refused (KindStale). Numbers rise and may
+	// skip: so a writer sends one at a time, and a number is never used for a second command.
 	Op       uint64
-	Count    uint64 // TakeInodes: inodes; Reserve, Unreserve: blocks; ForgetRetired: the writer
+	Count    uint64 // TakeInodes: inodes; Reserve, Unreserve: blocks; ForgetRetired: the writer; CloseWriter: 1 if no orphan list is left
 	Name     string // OpenWriter: for people (host, mount point); SetSetting: its name
 	TTLMilli uint64 // OpenWriter: the lease
 	Value    uint64 // SetSetting
@@ -53,14 +54,17 @@ func (k CommandKind) String() string {
 
 // The settings.
 const (
-	SettingCapacityBlocks = "capacity-blocks" // admitted capacity, in blocks
+	SettingCapacityBlocks = "capacity-blocks" // admitted capacity, in blocks; 0 or never set: reservations are not limited
 	SettingFeatures       = "features"        // bit set of format features in use
 )
 
 // Result is the state machine's answer to a command.
 type Result struct {
-	Index  uint64 // the command's log index (for a Write done before: not below the first answer's)
+	// Index is the command's log index; of a numbered command repeated, the first one's; of a Write done before, that of the writer's
+	// last record, which is not below the first answer's.
+	Index  uint64
 	Writer WriterID
 	Inodes InodeRange
-	Err    error // a typed refusal (package errors), nil if done
+	// Err is a typed refusal (package errors), nil if done. If errors.Is(Err, ErrUndecodable) the node must stop.
+	Err error
 }
