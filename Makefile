@@ -1,0 +1,42 @@
+# dfs: see README.md. Every target installs what it needs on Debian or Ubuntu.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+DIR ?= $(CURDIR)/mnt
+DEMO := $(CURDIR)/.demo
+BIN := $(CURDIR)/bin/dfs
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PKG ?= ./...
+
+.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak clean
+
+build: ## build bin/dfs
+	@set -e; go=$$(scripts/setup.sh build | tail -n 1); mkdir -p bin; \
+	CGO_ENABLED=0 $$go build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/dfs
+
+demo: build ## three nodes on this machine and a mount at mnt/ (DIR= overrides)
+	@$(BIN) dev --background --data $(DEMO) $(DIR)
+
+demo-mount: build ## one more mount of the demo: make demo-mount DIR=/some/dir
+	@[ "$(DIR)" != "$(CURDIR)/mnt" ] || { echo "say where: make demo-mount DIR=/some/dir"; exit 2; }
+	@$(BIN) dev mount --data $(DEMO) $(DIR)
+
+demo-stop: ## unmount and stop everything the demo started
+	@[ ! -x $(BIN) ] || $(BIN) dev stop --data $(DEMO)
+
+demo-clean: demo-stop ## and remove its data
+	@rm -rf $(DEMO)
+
+test: ## all the tests that CI runs
+	@set -e; go=$$(scripts/setup.sh test | tail -n 1); scripts/test.sh $$go $(PKG)
+
+lint: ## gofmt, go vet, golangci-lint with the import rules
+	@set -e; go=$$(scripts/setup.sh build | tail -n 1); scripts/lint.sh $$go
+
+bench: build ## the figures of docs/performance.md
+	@set -e; go=$$(scripts/setup.sh test | tail -n 1); $$go run ./bench -dfs $(BIN)
+
+soak: ## the long forms of the tests (MINUTES=30)
+	@set -e; go=$$(scripts/setup.sh test | tail -n 1); DFS_SOAK_MINUTES=$${MINUTES:-30} $$go test -count=1 -timeout 120m ./tests/...
+
+clean:
+	rm -rf bin
