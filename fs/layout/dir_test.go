@@ -148,16 +148,13 @@ func TestDirModel(t *testing.T) {
 	}
 	for name, hash := range hashes {
 		t.Run(name, func(t *testing.T) {
-			r, steps := rand.New(rand.NewPCG(1, 2)), 4000
-			if name == "top equal" {
-				steps = 1000 // long chains
-			}
+			r := rand.New(rand.NewPCG(1, 2))
 			in, m := newDirInode(), newMem(t)
 			d := OpenDir(in, m)
 			d.hash = hash
 			model := map[string]uint64{}
 			for phase, bias := range []int{80, 20, 70, 5} {
-				for i := range steps {
+				for i := range 4000 {
 					modelStep(t, d, model, r, bias)
 					if i%500 == 0 {
 						checkModel(t, d, m, model)
@@ -283,8 +280,9 @@ func TestDirReaddirWhileChanging(t *testing.T) {
 			}
 		}
 		before := in.Dir.Buckets
+		changes := 0
 		list := listAll(t, d, 1+r.IntN(20), func() {
-			for range 25 {
+			for ; changes%25 != 24 && changes < 8000; changes++ {
 				if grow && r.IntN(3) > 0 {
 					come = append(come, fmt.Sprintf("come%d", r.Uint64()))
 					if err := d.Insert(come[len(come)-1], 101, syscall.S_IFREG); err != nil {
@@ -297,6 +295,7 @@ func TestDirReaddirWhileChanging(t *testing.T) {
 					come = come[:len(come)-1]
 				}
 			}
+			changes++
 		})
 		seen := map[string]int{}
 		for _, e := range list {
