@@ -1,0 +1,250 @@
+package raftstore
+
+import (
+	"log/slog"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"dfs/internal/errors"
+	"dfs/wal/seglog"
+)
+
+// LogOptions of OpenLog; a zero field means its default.
+type LogOptions struct {
+	CacheBytes  int64         // newest entries kept in memory at most (32 MiB; negative: none)
+	IdleRelease time.Duration // the cache is dropped after this time without use (5 s)
+	Logger      *slog.Logger
+	// Covered tells the index up to which a snapshot holds everything. With it a gap in what raft appends is
+	// refused (KindInvalid) unless the snapshot covers it. nil: raft is trusted.
+	Covered func() uint64
+	Seg     seglog.Options // of the seglog; its Logger is set
+}
+
+// LogStore is the Raft log of a node: raft.LogStore over seglog or raft-boltdb, with the newest entries in
+// memory, sizes in bytes, and a veto on deletions.
+//
+// Entries are cached as raft handed them over: nobody may change Log.Data, neither before StoreLogs nor after GetLog.
+//
+// # Gaps
+//
+// After a snapshot was installed, raft appends far behind the old entries. It can be asked (raft.MonotonicLogStore)
+// to remove all entries first; then it would also remove entries above the snapshot, which
+// this node may have acknowledged. So IsMonotonic is false, and an append that leaves a gap
+// resets the log: everything before the gap is covered by the snapshot. That
+// also mends the node that crashed between the two.
+type LogStore struct {
+	back    logBack
+	cache   logCache
+	log     *slog.Logger
+	covered func() uint64
+
+	mu     sync.Mutex // appends and deletions, one at a time
+	holds  int
+	parked uint64 // a vetoed deletion: entries below it go when the last hold is released
+}
+
+// logBack is what keeps the entries. Methods that change it are not called concurrently; first..last are consecutive.
+type logBack interface {
+	first() uint64 // 0: empty
+	last() uint64
+	get(index uint64, out *raft.Log) error // raft.ErrLogNotFound
+	append(logs []*raft.Log) error         // durable
+	deleteFront(before uint64) error
+	deleteBack(from uint64) error
+	bytesSince(index uint64) int64
+	close() error
+}
+
+var (
+	_ raft.LogStore          = (*LogStore)(nil)
+	_ raft.MonotonicLogStore = (*LogStore)(nil)
+)
+
+// OpenLog opens the log of the given kind under dir (seglog: dir/log/, boltdb: dir/log.db), or makes an empty one.
+// A directory that holds a log of the other kind is refused (KindInvalid).
+func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 32 << 20
+	}
+	if o.IdleRelease == 0 {
+		o.IdleRelease = 5 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	segDir, boltFile := filepath.Join(dir, "log"), filepath.Join(dir, "log.db")
+	other := map[LogKind]string{LogSeg: boltFile, LogBolt: segDir}[kind]
+	if other == "" {
+		return nil, errors.New(errors.KindInvalid, "unknown kind of log %q: use %q or %q", kind, LogSeg, LogBolt)
+	}
+	if exists(other) {
+		return nil, errors.New(errors.KindInvalid, "the log under %s is of another kind than %q (%s is there): start with the kind it was made with", dir, kind, other)
+	}
+	var back logBack
+	var err error
+	if kind == LogSeg {
+		o.Seg.Logger = o.Logger
+		back, err = openSegBack(segDir, o.Seg)
+	} else {
+		back, err = openBoltBack(boltFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &LogStore{back: back, log: o.Logger, covered: o.Covered}
+	s.cache.init(o.CacheBytes, o.IdleRelease)
+	return s, nil
+}
+
+// IsMonotonic is false; see the type.
+func (s *LogStore) IsMonotonic() bool { return false }
+
+// FirstIndex is the index of the oldest entry, 0 if there is none.
+func (s *LogStore) FirstIndex() (uint64, error) { return s.back.first(), nil }
+
+// LastIndex is the index of the newest entry, 0 if there is none.
+func (s *LogStore) LastIndex() (uint64, error) { return s.back.last(), nil }
+
+// GetLog reads one entry; raft.ErrLogNotFound if it is not there.
+func (s *LogStore) GetLog(index uint64, out *raft.Log) error {
+	if s.cache.get(index, out) {
+		return nil
+	}
+	return s.back.get(index, out)
+}
+
+// StoreLog is StoreLogs of one.
+func (s *LogStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs appends logs, durably. An append that leaves a gap drops all older entries first.
+func (s *LogStore) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := s.back.last(); last != 0 && logs[0].Index > last+1 {
+		if err := s.skipGap(last, logs[0].Index); err != nil {
+			return err
+		}
+	}
+	if err := s.back.append(logs); err != nil {
+		return err
+	}
+	s.cache.add(logs)
+	return nil
+}
+
+func (s *LogStore) skipGap(last, next uint64) error {
+	if s.covered != nil && s.covered() < next-1 {
+		return errors.New(errors.KindInvalid, "raft appends entry %d to a log that ends at %d, but the snapshot only reaches %d: this node must fetch its state anew", next, last, s.covered())
+	}
+	s.log.Info("the log begins anew behind a snapshot", "oldLast", last, "next", next)
+	s.cache.drop()
+	s.parked = 0
+	return s.back.deleteBack(s.back.first())
+}
+
+// DeleteRange removes the entries min..max, which must reach an end of the log.
+// A removal at the front while holds are out is put off until the last is released.
+func (s *LogStore) DeleteRange(min, max uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last := s.back.first(), s.back.last()
+	switch {
+	case first == 0 || min > max || max < first || min > last:
+		return nil
+	case max >= last:
+		from := maxOf(min, first)
+		s.cache.dropFrom(from)
+		return s.back.deleteBack(from)
+	case min <= first:
+		if s.holds > 0 {
+			s.parked = maxOf(s.parked, max+1)
+			return nil
+		}
+		return s.deleteFront(max + 1)
+	}
+	return errors.New(errors.KindInvalid, "delete log entries %d to %d out of the middle of %d to %d: a log has no holes", min, max, first, last)
+}
+
+func (s *LogStore) deleteFront(before uint64) error {
+	s.cache.dropBefore(before)
+	return s.back.deleteFront(before)
+}
+
+// HoldDeletes keeps entries from being removed at the front (a replica that is being copied
+// to will need them) until release is called; release may be called more than once.
+func (s *LogStore) HoldDeletes() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds++
+	var once sync.Once
+	return func() { once.Do(s.release) }
+}
+
+func (s *LogStore) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holds--
+	before := s.parked
+	if s.holds > 0 || before == 0 {
+		return
+	}
+	s.parked = 0
+	first, last := s.back.first(), s.back.last()
+	if first == 0 || before <= first {
+		return
+	}
+	if before > last { // the rest was truncated meanwhile: raft removes it when it asks again
+		before = last
+	}
+	if err := s.deleteFront(before); err != nil {
+		s.log.Error("removing log entries failed", "below", before, "err", err) // a dead log fails the next append, too
+	}
+}
+
+// Bytes is the size of the log in bytes, as it stands on disk.
+func (s *LogStore) Bytes() int64 { return s.back.bytesSince(0) }
+
+// BytesSince is the size in bytes of the entries from index on, as they stand on disk.
+func (s *LogStore) BytesSince(index uint64) int64 { return s.back.bytesSince(index) }
+
+// TrailingFor tells how many of the newest entries fit into bytes: what to set as raft's TrailingLogs.
+func (s *LogStore) TrailingFor(bytes int64) uint64 {
+	first, last := s.back.first(), s.back.last()
+	if first == 0 {
+		return 0
+	}
+	n := last - first + 1
+	return n - uint64(sort.Search(int(n), func(i int) bool { return s.back.bytesSince(first+uint64(i)) <= bytes }))
+}
+
+// SegStats tells the figures of a seglog; ok is false for other kinds.
+func (s *LogStore) SegStats() (st seglog.Stats, ok bool) {
+	b, ok := s.back.(*segBack)
+	if ok {
+		st = b.log.Stats()
+	}
+	return st, ok
+}
+
+// CacheBytes tells the bytes of entries in memory.
+func (s *LogStore) CacheBytes() int64 { return s.cache.size() }
+
+// Close closes the log. Calls after it fail.
+func (s *LogStore) Close() error {
+	s.cache.close()
+	return s.back.close()
+}
+
+func maxOf(a, b uint64) uint64 { // the builtin is shadowed by parameter names of raft's interface
+	if a > b {
+		return a
+	}
+	return b
+}
