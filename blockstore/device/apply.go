@@ -1,0 +1,384 @@
+package device
+
+import (
+	stderrors "errors"
+	"syscall"
+
+	"dfs/blockstore"
+	"dfs/internal/errors"
+	"dfs/wal"
+)
+
+// probeMax: a trim of at most so many chunks asks for each; a longer one lists those there are.
+const probeMax = 8
+
+// listPage is how many chunks a long trim takes from the map at a time.
+const listPage = 8192
+
+// Apply redoes rec as of log index, which must be above Applied. After an
+// error the device is dead. rec is not kept.
+func (d *Device) Apply(index uint64, rec *wal.Record) error {
+	if err := d.enterComplete(); err != nil {
+		return err
+	}
+	defer d.leave()
+	if at := d.applied.Load(); index <= at {
+		return d.fail("apply", errors.New(errors.KindInvalid, "log entry %d given after %d", index, at))
+	}
+	if err := checkRecord(rec); err != nil {
+		return d.fail("apply", errors.New(errors.KindInvalid, "log entry %d: %w", index, err))
+	}
+	if err := d.apply(index, rec); err != nil {
+		return d.fail("apply", errors.New(errors.KindOf(err), "log entry %d: %w", index, err))
+	}
+	d.applied.Store(index)
+	return nil
+}
+
+func checkRecord(rec *wal.Record) error {
+	for _, spans := range [][]wal.Span{rec.Trims, rec.Zeros} {
+		for _, s := range spans {
+			if !spanValid(s) {
+				return errors.New(errors.KindInvalid, "span of %d blocks from %d on ends beyond the last block", s.Count, s.Block)
+			}
+		}
+	}
+	for i := range rec.Ranges {
+		r := &rec.Ranges[i]
+		if len(r.Data) == 0 || len(r.Data) > blockSize || r.Off > blockSize-uint32(len(r.Data)) {
+			return errors.New(errors.KindInvalid, "range of %d bytes at %d does not lie in a block", len(r.Data), r.Off)
+		}
+	}
+	return nil
+}
+
+func (d *Device) apply(index uint64, rec *wal.Record) error {
+	for _, s := range rec.Trims {
+		if err := d.trim(index, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range rec.Zeros {
+		if s.Count == 0 {
+			continue
+		}
+		lo, hi := chunkSpan(s)
+		for n := lo; n <= hi; n++ {
+			if err := d.zeroPiece(index, pieceIn(s, n)); err != nil {
+				return err
+			}
+		}
+	}
+	for rs := rec.Ranges; len(rs) > 0; {
+		id, n := chunkOf(rs[0].VDisk, rs[0].Block), 1
+		for n < len(rs) && chunkOf(rs[n].VDisk, rs[n].Block) == id {
+			n++
+		}
+		if err := d.write(index, id, rs[:n]); err != nil {
+			return err
+		}
+		rs = rs[n:]
+	}
+	return nil
+}
+
+// trim costs by the chunks that are there, not by the length of s.
+func (d *Device) trim(index uint64, s wal.Span) error {
+	if s.Count == 0 {
+		return nil
+	}
+	lo, hi := chunkSpan(s)
+	if hi-lo < probeMax {
+		for n := lo; n <= hi; n++ {
+			if err := d.trimPiece(index, pieceIn(s, n)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	last := blockstore.ChunkID{VDisk: s.VDisk, Chunk: hi}
+	for from := (blockstore.ChunkID{VDisk: s.VDisk, Chunk: lo}); ; {
+		page, err := d.list(from, last, listPage)
+		if err != nil {
+			return err
+		}
+		for _, l := range page {
+			if err := d.trimPiece(index, pieceIn(s, l.id.Chunk)); err != nil {
+				return err
+			}
+		}
+		if len(page) < listPage || page[len(page)-1].id == last {
+			return nil
+		}
+		from.Chunk = page[len(page)-1].id.Chunk + 1
+	}
+}
+
+func (d *Device) trimPiece(index uint64, p piece) error {
+	if p.whole() {
+		return d.dropChunk(p.id)
+	}
+	c, err := d.lock(p.id)
+	if err != nil {
+		return err
+	}
+	defer d.unlock(c)
+	if c.entry.win == noWindow {
+		return nil
+	}
+	for slot := p.lo; slot < p.hi; slot++ {
+		if sumAt(c.sums, slot) != sumAbsent {
+			setSumAt(c.sums, slot, sumAbsent)
+			c.present--
+		}
+		d.suspects.forget(c.id, slot)
+	}
+	if c.present == 0 {
+		d.drop(c)
+		return nil
+	}
+	if err := d.writeSums(c, p.lo, p.hi); err != nil {
+		return err
+	}
+	if err := d.punch(c, p.lo, p.hi); err != nil {
+		return err
+	}
+	d.setEntry(c, index)
+	return nil
+}
+
+func (d *Device) zeroPiece(index uint64, p piece) error {
+	c, err := d.lock(p.id)
+	if err != nil {
+		return err
+	}
+	defer d.unlock(c)
+	fresh, err := d.ensureWindow(c)
+	if err != nil {
+		return err
+	}
+	first := chunkFirst(p.id.Chunk)
+	for slot := p.lo; slot < p.hi; slot++ {
+		if sumAt(c.sums, slot) == sumAbsent {
+			c.present++
+		}
+		setSumAt(c.sums, slot, blockSum(p.id.VDisk, first+uint64(slot), zeroBlock[:]))
+		d.suspects.forget(c.id, slot)
+	}
+	if err := d.writeSums(c, p.lo, p.hi); err != nil {
+		return err
+	}
+	if !fresh { // even where nothing is present: a crash may have left bytes there
+		if err := d.punch(c, p.lo, p.hi); err != nil {
+			return err
+		}
+	}
+	d.setEntry(c, index)
+	return nil
+}
+
+var zeroBlock [blockSize]byte
+
+// batch is the scratch of write: the new content of the slots of one chunk.
+type batch struct {
+	data  [largeBlocks][]byte // nil: not changed. The record's bytes, or a part of arena
+	state [largeBlocks]fit    // how the block fitted before a change of a part of it
+	arena []byte              // block s of it is slot s's
+	bufs  [][]byte
+}
+
+// write applies rs, which all lie in chunk id, in order.
+func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) error {
+	c, err := d.lock(id)
+	if err != nil {
+		return err
+	}
+	defer d.unlock(c)
+	if _, err := d.ensureWindow(c); err != nil {
+		return err
+	}
+	b := &d.batch
+	first := chunkFirst(id.Chunk)
+	lo, hi := largeBlocks, 0
+	defer func() { clear(b.data[:]) }()
+	for i := range rs {
+		slot := int(rs[i].Block - first)
+		lo, hi = min(lo, slot), max(hi, slot+1)
+		if err := d.stage(c, slot, &rs[i]); err != nil {
+			return err
+		}
+	}
+	for slot := lo; slot < hi; slot++ {
+		if b.data[slot] != nil {
+			d.sealSlot(c, slot)
+		}
+	}
+	// The sums go first: after a crash of the process alone, a block whose data is older
+	// than its sum comes to fit it by the redo, and is not suspect then.
+	if err := d.writeSums(c, lo, hi); err != nil {
+		return err
+	}
+	for slot := lo; slot < hi; {
+		b.bufs = b.bufs[:0]
+		end := slot
+		for ; end < hi && b.data[end] != nil; end++ {
+			b.bufs = append(b.bufs, b.data[end])
+		}
+		if end == slot {
+			slot++
+			continue
+		}
+		if err := d.writeData(c, slot, b.bufs); err != nil {
+			return err
+		}
+		slot = end
+	}
+	d.setEntry(c, index)
+	return nil
+}
+
+// stage lays one range over the batch's content of slot.
+func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
+	b := &d.batch
+	if len(r.Data) == blockSize {
+		b.data[slot], b.state[slot] = r.Data, fits
+		return nil
+	}
+	if b.arena == nil {
+		b.arena = alignedBuffer(largeBlocks * blockSize)
+	}
+	own := b.arena[slot*blockSize : (slot+1)*blockSize]
+	switch {
+	case b.data[slot] == nil:
+		f, err := d.readSlot(c, slot, own)
+		if err != nil {
+			return err
+		}
+		b.state[slot] = f
+	case &b.data[slot][0] != &own[0]:
+		copy(own, b.data[slot])
+	}
+	b.data[slot] = own
+	copy(own[r.Off:], r.Data)
+	return nil
+}
+
+// readSlot reads a block as it is (absent: zeros) and tells how it fits.
+func (d *Device) readSlot(c *chunk, slot int, buf []byte) (fit, error) {
+	stored := sumAt(c.sums, slot)
+	if stored == sumAbsent {
+		clear(buf)
+		return fits, nil
+	}
+	f, at, err := d.files.data(c.entry.win)
+	if err != nil {
+		return unfit, err
+	}
+	if err := f.readAt(buf, at+int64(slot)*blockSize); err != nil {
+		if !mediumError(err) {
+			return unfit, err
+		}
+		clear(buf)
+		return unfit, nil
+	}
+	return compareSum(stored, blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), buf)), nil
+}
+
+// mediumError tells whether a read failed because the disk cannot read that place.
+func mediumError(err error) bool { return stderrors.Is(err, syscall.EIO) }
+
+// sealSlot sets the stored entry of a slot from the batch's content and state.
+func (d *Device) sealSlot(c *chunk, slot int) {
+	b := &d.batch
+	old := sumAt(c.sums, slot)
+	s := blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), b.data[slot])
+	if old == sumAbsent {
+		c.present++
+	}
+	setSumAt(c.sums, slot, d.suspects.judge(c.id, slot, old, s, b.state[slot]))
+}
+
+// ensureWindow gives c a window if it has none; fresh tells that it did. A new window reads as zeros.
+func (d *Device) ensureWindow(c *chunk) (fresh bool, err error) {
+	if c.entry.win != noWindow {
+		return false, nil
+	}
+	cl := classOf(c.id.Chunk)
+	d.mapMu.Lock()
+	w := makeWindow(cl, d.used[cl].take())
+	d.mapMu.Unlock()
+	if err := d.files.reach(w); err != nil {
+		return false, err
+	}
+	c.entry = entry{win: w}
+	c.sums, c.present = make([]byte, chunkBlocks(c.id.Chunk)*sumSize), 0
+	return true, nil
+}
+
+// setEntry notes that c was changed by index. c is locked.
+func (d *Device) setEntry(c *chunk, index uint64) {
+	c.entry.last, c.entry.present = index, uint32(c.present)
+	d.mapMu.Lock()
+	d.delta.set(c.id, c.entry)
+	d.mapMu.Unlock()
+}
+
+// dropChunk removes a chunk without a look at its checksums.
+func (d *Device) dropChunk(id blockstore.ChunkID) error {
+	c := d.cache.pin(id)
+	defer d.cache.unpin(c)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known {
+		e, found, err := d.lookup(id)
+		if err != nil {
+			return err
+		}
+		if !found {
+			e = entry{win: noWindow}
+		}
+		c.entry, c.known = e, true
+	}
+	if c.entry.win != noWindow {
+		d.drop(c)
+	}
+	return nil
+}
+
+// drop removes c, which is locked. Its window goes into quarantine until a checkpoint that does not name it
+// is finished: until then a restart would still look for the chunk there.
+func (d *Device) drop(c *chunk) {
+	d.mapMu.Lock()
+	d.freed = append(d.freed, c.entry.win)
+	d.delta.set(c.id, entry{win: noWindow})
+	d.mapMu.Unlock()
+	d.suspects.forgetChunk(c.id)
+	c.entry, c.sums, c.present = entry{win: noWindow}, nil, 0
+}
+
+// writeSums writes the entries of slots [lo, hi).
+func (d *Device) writeSums(c *chunk, lo, hi int) error {
+	f, at, err := d.files.sums(c.entry.win)
+	if err != nil {
+		return err
+	}
+	return f.writeAt([][]byte{c.sums[lo*sumSize : hi*sumSize]}, at+int64(lo)*sumSize)
+}
+
+// writeData writes whole blocks from slot on.
+func (d *Device) writeData(c *chunk, slot int, bufs [][]byte) error {
+	f, at, err := d.files.data(c.entry.win)
+	if err != nil {
+		return err
+	}
+	return f.writeAt(bufs, at+int64(slot)*blockSize)
+}
+
+// punch empties the data of slots [lo, hi).
+func (d *Device) punch(c *chunk, lo, hi int) error {
+	f, at, err := d.files.data(c.entry.win)
+	if err != nil {
+		return err
+	}
+	return f.punch(at+int64(lo)*blockSize, int64(hi-lo)*blockSize)
+}

@@ -1,0 +1,130 @@
+package device
+
+import (
+	"slices"
+
+	"dfs/internal/errors"
+)
+
+// Meta returns the index of the last finished checkpoint (0: none) and what was kept with it. Do not change meta.
+func (d *Device) Meta() (index uint64, meta []byte) {
+	d.mapMu.Lock()
+	defer d.mapMu.Unlock()
+	return d.index, d.meta
+}
+
+// DirtyChunks returns how many changes of the chunk map wait in memory for a checkpoint (about 100 bytes
+// each), and how many bytes of the host's disk wait for one to be given back. Begin one when either grows large.
+func (d *Device) DirtyChunks() (chunks int, freeingBytes uint64) {
+	d.mapMu.Lock()
+	defer d.mapMu.Unlock()
+	chunks = len(d.delta.entries)
+	if d.frozen != nil {
+		chunks += len(d.frozen.entries)
+	}
+	for _, ws := range [][]window{d.freed, d.freeing} {
+		for _, w := range ws {
+			freeingBytes += w.class().blocks() * blockSize
+		}
+	}
+	return chunks, freeingBytes
+}
+
+// Checkpoint begins to make everything applied so far durable, together with
+// meta, which is kept as it is. finish does it and may run beside Applies, in any goroutine; it must be called at
+// most once, and a checkpoint that is begun before supersedes it. KindBusy, harmless, while another's finish runs.
+// After any other error the device is dead.
+//
+// finish: (1) fdatasync of every data and checksum file written since, (2) one transaction with the
+// changes of the map up to the index, the index and meta, (3) emptying of the windows that nothing names any more, and
+// their release. A failed sync is not tried again.
+func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err error) {
+	if err := d.enterComplete(); err != nil {
+		return 0, nil, err
+	}
+	defer d.leave()
+	if !d.commitMu.TryLock() {
+		return 0, nil, errors.New(errors.KindBusy, "device %s: a checkpoint is being finished", d.dir)
+	}
+	defer d.commitMu.Unlock()
+	round := d.freeze()
+	index = d.applied.Load()
+	st := mapState{index: index, meta: meta, deviceID: d.deviceID}
+	return index, func() error { return d.finish(round, st) }, nil
+}
+
+// freeze sets aside the changes of the map so far, to be committed. Those of a checkpoint that was begun and not
+// finished go with them.
+func (d *Device) freeze() (round uint64) {
+	d.mapMu.Lock()
+	defer d.mapMu.Unlock()
+	if d.frozen == nil {
+		d.frozen = d.delta
+	} else {
+		for id, e := range d.delta.entries {
+			d.frozen.set(id, e)
+		}
+	}
+	d.delta = newDelta()
+	d.freeing, d.freed = append(d.freeing, d.freed...), nil
+	d.round++
+	return d.round
+}
+
+func (d *Device) finish(round uint64, st mapState) error {
+	if err := d.enterComplete(); err != nil {
+		return err
+	}
+	defer d.leave()
+	d.commitMu.Lock()
+	defer d.commitMu.Unlock()
+	d.mapMu.Lock()
+	stale := d.frozen == nil || round != d.round
+	d.mapMu.Unlock()
+	if stale || d.incomplete.Load() {
+		return errors.New(errors.KindInvalid, "device %s: the checkpoint at %d was finished already, or given up for a newer one", d.dir, st.index)
+	}
+	return d.commit(st)
+}
+
+// commit makes the files and the frozen changes durable with st, and releases windows. commitMu is held.
+func (d *Device) commit(st mapState) error {
+	if err := d.files.sync(); err != nil {
+		return d.fail("checkpoint", err)
+	}
+	if err := d.store.commit(d.frozen, st); err != nil {
+		return d.fail("checkpoint", err)
+	}
+	d.mapMu.Lock()
+	d.frozen = nil
+	d.index, d.meta = st.index, st.meta
+	free := d.freeing
+	d.freeing = nil
+	d.mapMu.Unlock()
+	if err := d.releaseWindows(free); err != nil {
+		return d.fail("checkpoint", err)
+	}
+	return nil
+}
+
+// releaseWindows empties windows that no map names and gives them back.
+func (d *Device) releaseWindows(ws []window) error {
+	slices.Sort(ws)
+	for len(ws) > 0 {
+		n := 1
+		for n < len(ws) && ws[n] == ws[n-1]+1 {
+			n++
+		}
+		c, lo := ws[0].class(), ws[0].number()
+		if err := d.files.scrape(c, lo, lo+uint64(n)); err != nil {
+			return err
+		}
+		d.mapMu.Lock()
+		for _, w := range ws[:n] {
+			d.used[c].release(w.number())
+		}
+		d.mapMu.Unlock()
+		ws = ws[n:]
+	}
+	return nil
+}
