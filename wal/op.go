@@ -1,5 +1,7 @@
 package wal
 
+import "slices"
+
 // Op is the set of changes of one operation, to be added whole to the running
 // transaction. Collect them with its methods, in the order in which they happen:
 // they keep the Record such that its own order (trims, zeros, ranges) gives
@@ -34,6 +36,7 @@ func (o *Op) Zero(s Span) {
 // in that block goes on in the blocks behind it. data must stay unchanged until
 // the Op is committed.
 func (o *Op) Write(a Addr, off uint32, data []byte) {
+	o.Ranges = slices.Grow(o.Ranges, len(data)/BlockSize+1)
 	for len(data) > 0 {
 		n := len(data)
 		if off < BlockSize {

@@ -35,7 +35,7 @@ func checkIndex(t *testing.T, x *txn) {
 func TestTxnRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	var x txn
-	for run := range 150 {
+	for run := range 60 {
 		model, dev := disk{}, disk{}
 		seed := Op{}
 		seed.Zero(Span{1, 2, 5})
