@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -345,6 +344,72 @@ func TestDirEqualHashes(t *testing.T) {
 	}
 }
 
+// TestDirDamagedHeader: counts that lie cost an error or bounded work, never a loop.
+func TestDirDamagedHeader(t *testing.T) {
+	in, m := newDirInode(), newMem(t)
+	d := OpenDir(in, m)
+	for i := range 200 {
+		if err := d.Insert(fmt.Sprintf("f%d", i), 20, syscall.S_IFREG); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := *in
+	in.Dir.LiveBytes = 1 << 50
+	m.puts = 0
+	if err := d.Insert("another", 20, syscall.S_IFREG); err != nil || m.puts > 10 {
+		t.Errorf("too great a load: %v, %d blocks written", err, m.puts)
+	}
+	*in = good
+	in.Dir.Buckets, in.Dir.Overflows, in.Dir.NextOverflow = 1<<49, 1<<49, 1<<49
+	problems := 0
+	if err := d.Check(func(string) { problems++ }, func(Entry) {}); err != nil || problems == 0 || problems > 1000 {
+		t.Errorf("too many buckets: %v, %d problems", err, problems)
+	}
+	b := newBucket(in.Ino, 0)
+	b.setNext(OverflowBase)
+	m.Put(0, b)
+	m.Put(OverflowBase, b) // leads to itself
+	in.Dir.Buckets = 1
+	if err := d.Insert("one more", 20, syscall.S_IFREG); !errors.Is(err, errors.KindCorrupt) {
+		t.Errorf("a chain without end: %v", err)
+	}
+	for i := range uint64(chainMax) {
+		b := newBucket(in.Ino, 0)
+		b.setNext(OverflowBase + i)
+		if i == chainMax-1 {
+			b.setNext(0)
+		}
+		for k := 0; b.add(fmt.Sprintf("%d-%d-%s", i, k, strings.Repeat("x", 230)), 20, uint64(k), syscall.S_IFREG); k++ {
+		}
+		no := uint64(0)
+		if i > 0 {
+			no = OverflowBase + i - 1
+		}
+		m.Put(no, b)
+	}
+	if err := d.Insert(strings.Repeat("o", 240), 20, syscall.S_IFREG); !errors.Is(err, errors.KindNoSpace) {
+		t.Errorf("a chain of the greatest length: %v", err)
+	}
+}
+
+// TestDirSpillEmpty: an empty directory that was moved out of the inode works, and comes back with its last name.
+func TestDirSpillEmpty(t *testing.T) {
+	in, m := newDirInode(), newMem(t)
+	if err := in.SpillInline(m); err != nil {
+		t.Fatal(err)
+	}
+	d := OpenDir(in, m)
+	checkModel(t, d, m, map[string]uint64{})
+	if err := d.Insert("a", 20, syscall.S_IFREG); err != nil || in.Blocks != 1 {
+		t.Fatal(err, in.Blocks)
+	}
+	checkModel(t, d, m, map[string]uint64{"a": 20})
+	if err := d.Remove("a"); err != nil || in.Blocks != 0 {
+		t.Fatal(err, in.Blocks)
+	}
+	checkModel(t, d, m, map[string]uint64{})
+}
+
 func TestDirNames(t *testing.T) {
 	in, m := newDirInode(), newMem(t)
 	d := OpenDir(in, m)
@@ -447,140 +512,3 @@ type getHook struct {
 }
 
 func (g getHook) Get(no uint64) ([]byte, error) { g.f(no); return g.Blocks.Get(no) }
-
-func TestBuckets(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
-	for n := uint64(1); n < 70; n++ {
-		pos, seen := uint64(0), map[uint64]bool{}
-		for pos < positionLimit {
-			b := bucketOf(pos, n)
-			first, end := bucketInterval(b, n)
-			if b >= n || seen[b] || first != pos || end <= pos {
-				t.Fatalf("%d buckets, position %x: bucket %d, interval %x..%x", n, pos, b, first, end)
-			}
-			seen[b] = true
-			for range 20 {
-				if p := first + r.Uint64N(end-first); bucketOf(p, n) != b {
-					t.Fatalf("%d buckets: position %x in bucket %d, not %d", n, p, bucketOf(p, n), b)
-				}
-			}
-			pos = end
-		}
-		if uint64(len(seen)) != n {
-			t.Fatalf("%d of %d buckets seen", len(seen), n)
-		}
-	}
-}
-
-// TestSipHash checks vectors of the reference implementation (key 00..0f, input 00, 01, …).
-func TestSipHash(t *testing.T) {
-	input := make([]byte, 16)
-	for i := range input {
-		input[i] = byte(i)
-	}
-	for n, want := range map[int]uint64{0: 0x726fdb47dd0e0e31, 1: 0x74f839c593dc67fd, 8: 0x93f5f5799a932462, 15: 0xa129ca6149be45e5} {
-		if got := sipHash(0x0706050403020100, 0x0f0e0d0c0b0a0908, string(input[:n])); got != want {
-			t.Errorf("%d bytes: %x, not %x", n, got, want)
-		}
-	}
-}
-
-// TestBucketGolden: the bytes of a bucket never change by accident.
-func TestBucketGolden(t *testing.T) {
-	b := newBucket(0x1122334455667788, 9)
-	b.setNext(OverflowBase + 5)
-	b.add("hello", 0x10, 1<<61+2, syscall.S_IFREG)
-	b.add("directory", 0x11, 1<<60+7, syscall.S_IFDIR)
-	b.add("gone", 0x12, 5, syscall.S_IFLNK)
-	b.remove(bucketHeader + entrySize(5))
-	golden(t, "bucket.golden", b)
-}
-
-// golden compares b, zeros at its end cut off, with a file of testdata; DFS_GOLDEN=write makes the file.
-func golden(t *testing.T, name string, b []byte) {
-	t.Helper()
-	b = bytes.TrimRight(b, "\x00")
-	if os.Getenv("DFS_GOLDEN") == "write" {
-		if err := os.WriteFile("testdata/"+name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(b, want) {
-		t.Errorf("%s: the format changed:\n% x\n% x", name, b, want)
-	}
-}
-
-// FuzzDir reads and changes a directory whose blocks are garbage: errors, no panics.
-func FuzzDir(f *testing.F) {
-	b := newBucket(77, 0)
-	b.add("a", 20, 99, syscall.S_IFREG)
-	f.Add([]byte(b), uint64(1), uint64(1), uint64(40), uint64(0))
-	b.setNext(OverflowBase)
-	f.Add([]byte(b), uint64(3), uint64(9), uint64(5000), uint64(2))
-	f.Fuzz(func(t *testing.T, block []byte, buckets, entries, live, overflows uint64) {
-		block = append(block, make([]byte, BlockSize)...)[:BlockSize]
-		in := newDirInode()
-		in.Flags = 0
-		in.Dir.Buckets, in.Dir.Entries, in.Dir.LiveBytes, in.Dir.Overflows = 1+buckets%4, entries, live%50000, overflows%10
-		in.Dir.NextOverflow = in.Dir.Overflows
-		get := func() *Dir {
-			c := *in
-			return OpenDir(&c, fuzzBlocks{block})
-		}
-		_, _ = get().Lookup("a")
-		_ = get().Insert("b", 20, syscall.S_IFREG)
-		_ = get().Remove("a")
-		_ = get().Replace("a", 21, syscall.S_IFREG)
-		_ = get().Iterate(0, func(Entry) bool { return true })
-	})
-}
-
-type fuzzBlocks struct{ block []byte }
-
-func (f fuzzBlocks) Get(no uint64) ([]byte, error) {
-	b := bytes.Clone(f.block)
-	if no < OverflowBase {
-		b[16] = byte(no)
-	}
-	return b, nil
-}
-func (f fuzzBlocks) Put(uint64, []byte) {}
-func (f fuzzBlocks) Free(uint64)        {}
-
-func BenchmarkDirInsert(b *testing.B) {
-	in, m := newDirInode(), newMem(b)
-	d := OpenDir(in, m)
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if err := d.Insert(fmt.Sprintf("file-%09d", i), 20, syscall.S_IFREG); err != nil {
-			b.Fatal(err)
-		}
-		i++
-	}
-	b.ReportMetric(float64(m.puts)/float64(i), "puts/op")
-}
-
-func BenchmarkDirLookup(b *testing.B) {
-	in, m := newDirInode(), newMem(b)
-	d := OpenDir(in, m)
-	names := make([]string, 50000)
-	for i := range names {
-		names[i] = fmt.Sprintf("file-%09d", i)
-		if err := d.Insert(names[i], 20, syscall.S_IFREG); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, err := d.Lookup(names[i%len(names)]); err != nil {
-			b.Fatal(err)
-		}
-		i++
-	}
-}

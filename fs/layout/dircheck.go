@@ -15,6 +15,7 @@ type dirCheck struct {
 	over    map[uint64]bool // overflow blocks met
 	entries uint64
 	live    uint64
+	failed  uint64 // blocks that could not be read
 }
 
 // Check examines the whole structure of a directory: every entry well formed, of a lawful name, at
@@ -30,6 +31,10 @@ func (d *Dir) Check(report func(text string), yield func(Entry)) error {
 		for b := range h.Buckets {
 			if err := c.bucket(b); err != nil {
 				return err
+			}
+			if c.failed > 100 && c.failed > b/2 {
+				report(fmt.Sprintf("most of its %d buckets are unreadable; gave up at %d", h.Buckets, b))
+				return nil
 			}
 		}
 	}
@@ -51,6 +56,7 @@ func (c *dirCheck) bucket(bucket uint64) error {
 		raw, err := c.d.B.Get(no)
 		if err != nil {
 			if errors.Is(err, errors.KindCorrupt) {
+				c.failed++
 				c.report(fmt.Sprintf("block %d cannot be read: %v", no, err))
 				return nil
 			}
@@ -58,6 +64,7 @@ func (c *dirCheck) bucket(bucket uint64) error {
 		}
 		b, err := checkBucket(c.d.In.Ino, bucket, raw)
 		if err != nil {
+			c.failed++
 			c.report(err.Error())
 			return nil
 		}

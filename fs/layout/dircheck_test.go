@@ -74,7 +74,7 @@ func TestDirCheck(t *testing.T) {
 		{"not lawful", inBlock(0, func(b bucketBlock) { first(b).name()[0] = '/' })},
 		{"not lawful", inBlock(0, func(b bucketBlock) { first(b)[19] = 3 })},
 		{"position of its hash", inBlock(0, func(b bucketBlock) { first(b)[10]++ })},
-		{"chained twice", inBlock(chained, func(b bucketBlock) {})},// see below
+		{"chained twice", inBlock(chained, func(b bucketBlock) {})}, // see below
 
 		{"no lookup finds it", func(d *Dir, m *memBlocks) {
 			e := entryAt(m.blocks[0][bucketHeader:])
