@@ -10,6 +10,7 @@ import (
 	"dfs/internal/errors"
 	"dfs/internal/mux"
 	"dfs/wal"
+	"dfs/wal/seglog"
 )
 
 // LogKind names an implementation of the Raft log.
@@ -33,6 +34,7 @@ type Options struct {
 	Dial      mux.Dialer // nil: TCP
 	Device    blockstore.Device
 	LogKind   LogKind
+	Seg       seglog.Options // of the log, if LogKind is LogSeg
 	Peers     PeerFetcher
 	Logger    *slog.Logger
 
@@ -68,6 +70,7 @@ type Limits struct {
 	ScrubBytesPerSecond int64         // pace of the background scrub (4 MiB/s)
 	ScrubPause          time.Duration // between two rounds of it (24 h); negative: no background scrub
 	CapacityInterval    time.Duration // between two looks at the members' disks (30 s)
+	DiskDeadline        time.Duration // a write to the Raft log that takes longer ends the node (30 s)
 	ProposeWait         time.Duration // the longest a proposal waits to be taken by raft (10 s)
 }
 
@@ -93,6 +96,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.ScrubBytesPerSecond, 4<<20)
 	setDefault(&l.ScrubPause, 24*time.Hour)
 	setDefault(&l.CapacityInterval, 30*time.Second)
+	setDefault(&l.DiskDeadline, 30*time.Second)
 	setDefault(&l.ProposeWait, 10*time.Second)
 	return l
 }

@@ -1,0 +1,83 @@
+package raftstore
+
+import (
+	"context"
+	stderrors "errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"dfs/internal/errors"
+)
+
+// checkpointState remembers the last checkpoint.
+type checkpointState struct {
+	mu     sync.Mutex // one at a time
+	volume int64      // applied bytes at the last one; guarded by mu
+	at     time.Time  // guarded by mu
+}
+
+// checkpointFloorBytes is what must have been applied for a checkpoint that only time asks for.
+const checkpointFloorBytes = 1 << 20
+
+// checkpointLoop makes checkpoints by bytes and time, and keeps small things in order.
+func (n *Node) checkpointLoop() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	n.checkpoints.mu.Lock()
+	n.checkpoints.at = time.Now()
+	n.checkpoints.mu.Unlock()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.closing:
+			return
+		}
+		if n.applier.progress.settled() {
+			n.clearCopyMark()
+		}
+		if !n.checkpointDue() {
+			continue
+		}
+		if err := n.Checkpoint(context.Background()); err != nil && !n.isClosing() {
+			n.log.Warn("no checkpoint was made; trying again", "err", err)
+		}
+	}
+}
+
+func (n *Node) checkpointDue() bool {
+	c := &n.checkpoints
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	bytes := n.applier.volume.Load() - c.volume
+	return bytes >= n.limits.CheckpointBytes || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
+}
+
+// Checkpoint makes the device durable at what is applied now and cuts the log behind it, but for the last
+// Limits.TrailingBytes.
+func (n *Node) Checkpoint(context.Context) error {
+	r, err := n.raftNow()
+	if err != nil {
+		return err
+	}
+	c := &n.checkpoints
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conf := r.ReloadableConfig()
+	conf.TrailingLogs = max(n.stores.entries.TrailingFor(n.limits.TrailingBytes), 64)
+	if err := r.ReloadConfig(conf); err != nil {
+		return errors.New(errors.KindInvalid, "cannot set the trailing logs: %w", err)
+	}
+	volume := n.applier.volume.Load()
+	index := n.Applied()
+	err = r.Snapshot().Error()
+	if err != nil && !stderrors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return errors.New(errors.KindUnavailable, "the checkpoint failed: %w", err)
+	}
+	c.volume, c.at = volume, time.Now()
+	if err == nil {
+		n.stores.covered.Store(max(n.stores.covered.Load(), index))
+	}
+	return nil
+}

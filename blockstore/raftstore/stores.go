@@ -1,0 +1,184 @@
+package raftstore
+
+import (
+	"io"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"dfs/internal/errors"
+)
+
+// stores are Raft's three stores. Log and stable store are guarded: their first failure ends the node.
+type stores struct {
+	log       raft.LogStore
+	entries   *LogStore // under log
+	stable    raft.StableStore
+	snapshots raft.SnapshotStore
+	covered   atomic.Uint64 // index up to which the newest snapshot holds everything
+	disarm    []func()
+	closers   []io.Closer
+	once      sync.Once
+
+	holdMu  sync.Mutex
+	release func()      // ends the veto on deletions; guarded by holdMu
+	expiry  *time.Timer // guarded by holdMu
+}
+
+// deleteHold is how long the log is kept after the last sign that a replica copies from here.
+const deleteHold = 2 * time.Minute
+
+// hold vetoes deletions from the log for deleteHold from now on.
+func (s *stores) hold() {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	if s.release == nil {
+		s.release = s.entries.HoldDeletes()
+		s.expiry = time.AfterFunc(deleteHold, s.unhold)
+		return
+	}
+	s.expiry.Reset(deleteHold)
+}
+
+func (s *stores) unhold() {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	if s.release != nil {
+		s.expiry.Stop()
+		s.release()
+		s.release = nil
+	}
+}
+
+// holdDeletes keeps the log behind the newest snapshot for a while, for a replica that copies.
+func (n *Node) holdDeletes() { n.stores.hold() }
+
+func (s *stores) close() error {
+	var first error
+	s.once.Do(func() {
+		s.unhold()
+		for _, c := range s.closers {
+			if err := c.Close(); err != nil && first == nil {
+				first = err
+			}
+		}
+	})
+	return first
+}
+
+// openStores opens the stores in <dir>/raft.
+func (n *Node) openStores() (*stores, error) {
+	dir := filepath.Join(n.opts.Dir, "raft")
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, newRaftLogger(n.log, "snapshots"))
+	if err != nil {
+		return nil, errors.New(errors.KindIO, "cannot open the snapshots in %s: %w", dir, err)
+	}
+	s := &stores{snapshots: snaps}
+	bolt, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, "stable.db")})
+	if err != nil {
+		return nil, errors.New(errors.KindIO, "cannot open %s/stable.db: %w", dir, err)
+	}
+	s.closers = append(s.closers, bolt)
+	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, Covered: s.covered.Load, Seg: n.opts.Seg})
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	s.closers = append(s.closers, s.entries)
+	if list, err := snaps.List(); err == nil && len(list) > 0 {
+		s.covered.Store(list[0].Index)
+	}
+	guard := GuardOptions{Deadline: n.limits.DiskDeadline, Fatal: n.storeFailed}
+	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(bolt, guard)
+	s.disarm = []func(){log.Disarm, stable.Disarm}
+	s.log = &watchedLog{LogStore: log, node: n}
+	s.stable = &watchedStable{StableStore: stable, node: n}
+	return s, nil
+}
+
+// storeFailed stops the node after a failure of its log or stable store.
+func (n *Node) storeFailed(err error) {
+	if a := n.applier; a != nil {
+		go a.die(err)
+		return
+	}
+	go n.opts.Fatal(err)
+}
+
+// watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.
+type watchedLog struct {
+	raft.LogStore
+	node *Node
+}
+
+// StoreLog stores one entry durably.
+func (w *watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs stores entries durably.
+func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
+	if err := w.node.markAlive(); err != nil {
+		return err
+	}
+	w.node.waitBacklog()
+	return w.LogStore.StoreLogs(logs)
+}
+
+// waitBacklog holds a follower's next entries back while it has committed ones to apply:
+// raft's own queue to the FSM is bounded by count alone and could take 1 GiB. Those entries are with the FSM, so
+// waiting for them waits for nothing that comes later.
+func (n *Node) waitBacklog() {
+	r := n.raft.Load()
+	if r == nil || r.State() == raft.Leader {
+		return
+	}
+	handed := r.AppliedIndex()
+	if handed <= n.limits.BacklogEntries {
+		return
+	}
+	ctx, cancel := n.runCtx()
+	defer cancel()
+	p := &n.applier.progress
+	if p.applied.Load()+n.limits.BacklogEntries < handed {
+		p.wait(ctx, n.closing, func() bool {
+			return p.applied.Load()+n.limits.BacklogEntries >= handed || n.applier.dead.Load() != nil
+		})
+	}
+}
+
+type watchedStable struct {
+	raft.StableStore
+	node *Node
+}
+
+// Set stores a value durably.
+func (w *watchedStable) Set(key, val []byte) error {
+	if err := w.node.markAlive(); err != nil {
+		return err
+	}
+	return w.StableStore.Set(key, val)
+}
+
+// SetUint64 stores a value durably.
+func (w *watchedStable) SetUint64(key []byte, val uint64) error {
+	if err := w.node.markAlive(); err != nil {
+		return err
+	}
+	return w.StableStore.SetUint64(key, val)
+}
+
+// lastEntry returns index and term of the log's last entry, zeros if it is empty.
+func lastEntry(log raft.LogStore) (index, term uint64, err error) {
+	index, err = log.LastIndex()
+	if err != nil || index == 0 {
+		return 0, 0, err
+	}
+	var l raft.Log
+	if err := log.GetLog(index, &l); err != nil {
+		return 0, 0, errors.New(errors.KindOf(err), "cannot read the last log entry (%d): %w", index, err)
+	}
+	return index, l.Term, nil
+}
