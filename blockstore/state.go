@@ -30,7 +30,7 @@ const (
 //
 // Invariants, checked by DecodeState and by the tests:
 //
-//	reserved is the sum of the live writers' reservations
+//	reserved is the sum of the live writers' reservations, rangeCount that of their inode ranges
 //	every writer ever opened has a number below nextWriter, every inode number given out is below nextInode
 //	no writer is both live and retired
 type State struct {

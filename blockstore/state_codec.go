@@ -192,7 +192,7 @@ func (s *State) broken() string {
 			return "the retired writers are not in order"
 		}
 	}
-	sum := uint64(0)
+	sum, ranges := uint64(0), 0
 	for i, w := range s.writers {
 		if i > 0 && s.writers[i-1].id >= w.id {
 			return "the writers are not in order"
@@ -200,12 +200,13 @@ func (s *State) broken() string {
 		if what := s.brokenWriter(w); what != "" {
 			return what
 		}
+		ranges += len(w.inodes)
 		if sum += w.reserved; sum+s.used > reservedMax { // here, before it can overflow
 			return "the reservations are out of bounds"
 		}
 	}
-	if sum != s.reserved {
-		return "the reservations do not add up"
+	if sum != s.reserved || ranges != s.rangeCount {
+		return "the reservations or inode ranges do not add up"
 	}
 	return ""
 }

@@ -133,6 +133,22 @@ func TestTxnJoinsSmallWrites(t *testing.T) {
 	checkIndex(t, x)
 }
 
+// TestTxnClipPays: a range is not cut where that saves less than the extent header it may cost.
+func TestTxnClipPays(t *testing.T) {
+	for _, n := range []int{1, clipMin - 1, clipMin} {
+		x := newTxn()
+		commitTo(x, func(op *Op) { op.Write(Addr{1 << 63, 1 << 51}, 0, fill(n, 1)) })
+		was := x.size()
+		var op Op
+		op.Write(Addr{1 << 63, 1<<51 - 1}, 0, fill(2*BlockSize, 2))
+		x.add(&op)
+		if grown := x.size() - was; grown > op.Bytes()-recordHeaderLen {
+			t.Fatalf("%d bytes were there already: grown by %d, the operation has %d", n, grown, op.Bytes()-recordHeaderLen)
+		}
+		checkIndex(t, x)
+	}
+}
+
 func TestTxnConflicts(t *testing.T) {
 	x := newTxn()
 	commitTo(x, func(op *Op) {

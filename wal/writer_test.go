@@ -216,11 +216,11 @@ func TestAdmit(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.answer(2, nil)
-		if err := <-first; err != nil {
-			t.Fatal(err)
+		if pending(first) || pending(second) {
+			t.Fatal("not admitted at the acknowledgement that made room")
 		}
-		if err := <-second; err != nil {
-			t.Fatal(err)
+		if err1, err2 := <-first, <-second; err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
 		}
 		// 5 records are pending and 512 KiB + 1 promised: no room for 512 KiB, until the promises run out.
 		third := admit(512 << 10)
@@ -228,6 +228,9 @@ func TestAdmit(t *testing.T) {
 			t.Fatal("promised bytes do not count")
 		}
 		time.Sleep(2 * promiseFor)
+		if pending(third) {
+			t.Fatal("a promise that nobody used still counts")
+		}
 		if err := <-third; err != nil {
 			t.Fatal(err)
 		}
@@ -242,6 +245,9 @@ func TestAdmit(t *testing.T) {
 		cancel2()
 		if err := <-great; err != context.Canceled {
 			t.Fatal(err)
+		}
+		if pending(small) {
+			t.Fatal("one that gave up is still in the way")
 		}
 		if err := <-small; err != nil {
 			t.Fatal(err)
