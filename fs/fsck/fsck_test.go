@@ -240,6 +240,30 @@ func TestSound(t *testing.T) {
 	}
 }
 
+// TestDying: inodes that are being freed in steps have some of their blocks still; no damage.
+func TestDying(t *testing.T) {
+	m := newImage(t)
+	m.file(inoSub, 50, "", syscall.S_IFLNK, 5, 0)
+	in := &layout.Inode{Ino: 51, Mode: syscall.S_IFDIR}
+	in.NewDir(inoSub, 9)
+	if err := in.SpillInline(vdisk{m, 51}); err != nil {
+		t.Fatal(err)
+	}
+	in.Nlink = 0
+	m.put(in)
+	for _, ino := range []uint64{50, 51} {
+		m.change(ino, func(in *layout.Inode) { in.Flags, in.Size = in.Flags|layout.FlagOrphan|layout.FlagTruncating, 0 })
+		layout.SetOrphan(m.blocks[layout.OrphanAddr(5, 0)], int(ino), layout.Orphan{Ino: ino, Kind: layout.OrphanUnlinked})
+		extraBlock(ino, 8)(m)
+		extraBlock(ino, layout.XattrBase)(m)
+		vdisk{m, ino}.Free(0)
+		m.change(ino, func(in *layout.Inode) { in.Blocks-- })
+	}
+	if r := m.check(); !r.Clean() || r.Orphans != 3 {
+		t.Error(r.Problems, r.Orphans)
+	}
+}
+
 // TestDamage damages each aspect once: each is found, with the inode's path.
 func TestDamage(t *testing.T) {
 	type damage struct {

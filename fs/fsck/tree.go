@@ -65,7 +65,7 @@ func (c *checker) directories() error {
 	done := uint64(0)
 	for i := range c.nodes {
 		n := &c.nodes[i]
-		if !n.dir() {
+		if !n.dir() || n.flags&layout.FlagTruncating != 0 { // the latter is being freed
 			continue
 		}
 		if err := c.ctx.Err(); err != nil {

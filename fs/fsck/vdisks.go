@@ -124,20 +124,22 @@ func (c *checker) vdiskDone(n *node, r regions) {
 	if total != n.blocks {
 		c.problem(BlockCount, n.ino, "it counts %d blocks, %d are present", n.blocks, total)
 	}
-	if r.xattr != uint64(n.xattrBlocks) {
+	if r.xattr != uint64(n.xattrBlocks) && n.flags&layout.FlagTruncating == 0 {
 		c.problem(Misplaced, n.ino, "its extended attributes have %d blocks, %d are present", n.xattrBlocks, r.xattr)
 	}
 	misplaced := r.none + r.pastEnd
-	switch n.typ() {
-	case syscall.S_IFREG:
+	switch typ := n.typ(); {
+	case n.flags&layout.FlagTruncating != 0: // some are gone, some not yet
+		misplaced = r.none
+	case typ == syscall.S_IFREG:
 		misplaced += r.overflow
-	case syscall.S_IFDIR: // the walk of the directory tells more
+	case typ == syscall.S_IFDIR: // the walk of the directory tells more
 		if n.flags&layout.FlagInline != 0 {
 			misplaced += r.data + r.overflow
 		} else if want := n.size / layout.BlockSize; r.data+r.overflow != want {
 			c.problem(Misplaced, n.ino, "the directory has %d blocks, %d are present", want, r.data+r.overflow)
 		}
-	case syscall.S_IFLNK:
+	case typ == syscall.S_IFLNK:
 		misplaced += r.overflow
 		want := uint64(1)
 		if n.flags&layout.FlagInline != 0 {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"testing"
+
+	"dfs/internal/errors"
 )
 
 func TestBuckets(t *testing.T) {
@@ -43,6 +45,60 @@ func TestSipHash(t *testing.T) {
 		if got := sipHash(0x0706050403020100, 0x0f0e0d0c0b0a0908, string(input[:n])); got != want {
 			t.Errorf("%d bytes: %x, not %x", n, got, want)
 		}
+	}
+}
+
+// TestEntryAt: each field of an entry that a reader relies on is checked.
+func TestEntryAt(t *testing.T) {
+	good := make([]byte, entrySize(5))
+	writeEntry(good, "hello", 20, 1<<61, syscall.S_IFREG)
+	if e := entryAt(append(good, 1, 2, 3)); e == nil || len(e) != len(good) || string(e.name()) != "hello" {
+		t.Fatal(e)
+	}
+	for _, c := range []struct {
+		name string
+		off  int
+		to   byte
+	}{
+		{"inode number", 7, 0x20}, {"position", 15, 0x40}, {"length past the end", 16, byte(len(good) + 4)},
+		{"length not a multiple of 4", 16, byte(len(good) - 1)}, {"length less than the name's", 18, 9},
+		{"length 0", 16, 0}, {"no name", 18, 0}, {"no type", 19, 0}, {"type", 19, 16},
+	} {
+		b := append(bytes.Clone(good), 0)[:len(good)]
+		b[c.off] = c.to
+		if entryAt(b) != nil {
+			t.Errorf("%s: taken", c.name)
+		}
+	}
+	if entryAt(good[:entryHeader-1]) != nil || entryAt(good[:len(good)-4]) != nil {
+		t.Error("short: taken")
+	}
+}
+
+// TestCheckBucket: each field of a bucket's header is checked.
+func TestCheckBucket(t *testing.T) {
+	good := newBucket(77, 3)
+	good.add("hello", 20, 1<<61, syscall.S_IFREG)
+	if _, err := checkBucket(77, 3, good); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		off  int
+		to   byte
+		want errors.Kind
+	}{
+		{0, 'x', errors.KindForeign}, {4, 2, errors.KindTooNew}, {4, 0, errors.KindCorrupt}, {8, 1, errors.KindCorrupt}, {16, 1, errors.KindCorrupt},
+		{24, 1, errors.KindCorrupt}, {30, 0x10, errors.KindCorrupt}, {33, 0x11, errors.KindCorrupt}, {32, 1, errors.KindCorrupt},
+		{34, 200, errors.KindCorrupt}, {6, 200, errors.KindCorrupt},
+	} {
+		b := bytes.Clone(good)
+		b[c.off] = c.to
+		if _, err := checkBucket(77, 3, b); !errors.Is(err, c.want) {
+			t.Errorf("byte %d: %v", c.off, err)
+		}
+	}
+	if _, err := checkBucket(77, 3, good[:100]); !errors.Is(err, errors.KindCorrupt) {
+		t.Error(err)
 	}
 }
 

@@ -38,6 +38,9 @@ func (m *memBlocks) Put(no uint64, data []byte) {
 	if len(data) != BlockSize {
 		m.t.Fatalf("put of %d bytes", len(data))
 	}
+	if old := m.blocks[no]; old != nil && &old[0] == &data[0] {
+		m.t.Fatalf("block %d was changed in place", no)
+	}
 	m.blocks[no], m.shadow[no] = data, bytes.Clone(data)
 }
 
@@ -102,6 +105,9 @@ func checkModel(t testing.TB, d *Dir, m *memBlocks, model map[string]uint64) {
 	again, err := DecodeInode(d.In.Ino, d.In.Encode())
 	if err != nil {
 		t.Fatalf("inode does not decode: %v", err)
+	}
+	if len(d.In.Inline) > d.In.InlineRoom() {
+		t.Fatalf("%d bytes inline, room for %d", len(d.In.Inline), d.In.InlineRoom())
 	}
 	if d.Len() != uint64(len(model)) || again.Dir != d.In.Dir {
 		t.Fatalf("header counts %d names, model %d", d.Len(), len(model))
@@ -370,8 +376,9 @@ func TestDirDamagedHeader(t *testing.T) {
 	m.Put(0, b)
 	m.Put(OverflowBase, b) // leads to itself
 	in.Dir.Buckets = 1
-	if err := d.Insert("one more", 20, syscall.S_IFREG); !errors.Is(err, errors.KindCorrupt) {
-		t.Errorf("a chain without end: %v", err)
+	m.gets = 0
+	if err := d.Insert("one more", 20, syscall.S_IFREG); !errors.Is(err, errors.KindCorrupt) || m.gets > 2*chainLimit {
+		t.Errorf("a chain without end: %v, %d blocks read", err, m.gets)
 	}
 	for i := range uint64(chainMax) {
 		b := newBucket(in.Ino, 0)
@@ -389,6 +396,27 @@ func TestDirDamagedHeader(t *testing.T) {
 	}
 	if err := d.Insert(strings.Repeat("o", 240), 20, syscall.S_IFREG); !errors.Is(err, errors.KindNoSpace) {
 		t.Errorf("a chain of the greatest length: %v", err)
+	}
+}
+
+// TestDirBesideXattrs: the entries leave the inode when attributes take their room.
+func TestDirBesideXattrs(t *testing.T) {
+	for _, value := range []int{0, 200, 1000} {
+		in, m := newDirInode(), newMem(t)
+		d, model := OpenDir(in, m), map[string]uint64{}
+		for i := range 3 {
+			if err := in.XattrSet(m, fmt.Sprintf("user.%d", i), make([]byte, value), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 200 {
+			n := fmt.Sprintf("f%d", i)
+			model[n] = 20
+			if err := d.Insert(n, 20, syscall.S_IFREG); err != nil {
+				t.Fatal(err)
+			}
+			checkModel(t, d, m, model)
+		}
 	}
 }
 
@@ -434,8 +462,12 @@ func TestDirNames(t *testing.T) {
 	if err := d.Insert("mode", 20, syscall.S_IFREG|0o644); !errors.Is(err, errors.KindInvalid) {
 		t.Errorf("type with permissions: %v", err)
 	}
+	before := *in
 	if err := d.Replace(long, 21, syscall.S_IFLNK); err != nil {
 		t.Fatal(err)
+	}
+	if e, err := OpenDir(&before, nil).Lookup(long); err != nil || e.Ino != 20 {
+		t.Errorf("a copy of the inode changed with it: %+v %v", e, err)
 	}
 	if e, err := d.Lookup(long); err != nil || e.Ino != 21 || e.Type != syscall.S_IFLNK {
 		t.Errorf("after replace: %+v %v", e, err)

@@ -108,7 +108,7 @@ type Inode struct {
 	Parent     uint64 // of a directory: where ".." leads
 	TrimFrom   uint64 // with FlagTruncating: first block to free
 	Dir        DirHeader
-	Inline     []byte // with FlagInline; len(Inline) == Size for files and symlinks. Replace, never write in place.
+	Inline     []byte // with FlagInline; len(Inline) == Size for files and symlinks (until they are freed). Replace, never write in place.
 	xattrBytes []byte // encoded entries; see xattr.go
 }
 
@@ -215,10 +215,15 @@ func DecodeInode(ino uint64, block []byte) (*Inode, error) {
 	return in, in.validate(ino)
 }
 
+// dying reports whether the inode is unlinked and its blocks are being freed: then its
+// size says nothing about what is left of it.
+func (in *Inode) dying() bool { return in.Flags&FlagOrphan != 0 && in.Flags&FlagTruncating != 0 }
+
 // validate checks what the decoded fields must satisfy together.
 func (in *Inode) validate(ino uint64) error {
 	bad := ""
 	inline := in.Flags&FlagInline != 0
+	sized := !in.dying()
 	switch {
 	case in.Ino != ino:
 		bad = "the block names another inode"
@@ -234,13 +239,13 @@ func (in *Inode) validate(ino uint64) error {
 		bad = "size out of range"
 	case !inline && len(in.Inline) != 0:
 		bad = "inline data without the flag"
-	case inline && !in.IsDir() && uint64(len(in.Inline)) != in.Size:
+	case inline && !in.IsDir() && sized && uint64(len(in.Inline)) != in.Size:
 		bad = "inline data and size differ"
 	case inline && !in.IsDir() && !in.IsRegular() && !in.IsSymlink():
 		bad = "inline data in a special file"
-	case in.IsSymlink() && (in.Size == 0 || in.Size > SymlinkMax):
+	case in.IsSymlink() && (in.Size == 0 && sized || in.Size > SymlinkMax):
 		bad = "target length of a symlink out of range"
-	case in.Flags&FlagTruncating == 0 && in.TrimFrom != 0:
+	case in.Flags&FlagTruncating == 0 && in.TrimFrom != 0 || in.TrimFrom > DataBlocksMax:
 		bad = "trim mark without the flag"
 	case !in.IsDir() && (in.Dir != DirHeader{} || in.Parent != 0):
 		bad = "directory header in another type"

@@ -38,7 +38,11 @@ func TestInodeRoundTrip(t *testing.T) {
 		}
 	}
 	dev := &Inode{Ino: 20, Mode: syscall.S_IFBLK | 0o600, Nlink: 1, Rdev: 0x801}
-	for _, in := range []*Inode{sampleInode(), dir, hashed, dev} {
+	dying := []*Inode{newDirInode(), sampleInode(), {Ino: 9, Mode: syscall.S_IFLNK | 0o777}}
+	for _, in := range dying { // being freed in steps
+		in.Nlink, in.Size, in.Flags, in.TrimFrom = 0, 0, in.Flags|FlagOrphan|FlagTruncating, 0
+	}
+	for _, in := range append(dying, sampleInode(), dir, hashed, dev) {
 		block := bytes.Repeat([]byte{0xaa}, BlockSize) // EncodeInto writes every byte
 		in.EncodeInto(block)
 		got, err := DecodeInode(in.Ino, block)
@@ -76,6 +80,7 @@ func TestInodeDecodeErrors(t *testing.T) {
 		{"dir header in a file", file, 136, []byte{1}, errors.KindCorrupt},
 		{"xattr", file, BlockSize - 19, []byte{0}, errors.KindCorrupt},
 		{"no trim flag", file, 6, []byte{1}, errors.KindCorrupt},
+		{"trim mark", file, 127, []byte{1}, errors.KindCorrupt},
 		{"dir parent", dir, 112, []byte{0}, errors.KindCorrupt},
 		{"dir entries", dir, 144, []byte{1}, errors.KindCorrupt},
 		{"dir buckets", dir, 136, []byte{1}, errors.KindCorrupt},
@@ -379,6 +384,34 @@ func xattrStep(t *testing.T, in *Inode, m *memBlocks, model map[string]string, r
 	}
 	if n, ok := in.XattrSize(name); ok && n != len(model[name]) {
 		t.Fatalf("size %d, not %d", n, len(model[name]))
+	}
+}
+
+// TestXattrDecode: attributes that do not fit together are refused.
+func TestXattrDecode(t *testing.T) {
+	here, spilled := makeXattr("user.a", []byte("v"), -1), makeXattr("user.b", make([]byte, 5000), 3)
+	with := func(areas ...[]byte) error {
+		in := sampleInode()
+		in.xattrBytes = bytes.Join(areas, nil)
+		_, err := DecodeInode(in.Ino, in.Encode())
+		return err
+	}
+	if err := with(here, spilled); err != nil {
+		t.Fatal(err)
+	}
+	set := func(x []byte, off int, to byte) []byte {
+		x = bytes.Clone(x)
+		x[off] = to
+		return x
+	}
+	for i, err := range []error{
+		with(here, here), with(spilled, makeXattr("user.c", make([]byte, 5000), 3)), with(here, []byte{1}),
+		with(set(here, 0, 0)), with(set(here, 0, 100)), with(set(here, 1, 2)), with(set(here, 2, 1)), with(set(here, 4, 9)),
+		with(set(spilled, 6, 9)), with(makeXattr("user.b", nil, 3)),
+	} {
+		if !errors.Is(err, errors.KindCorrupt) {
+			t.Errorf("case %d: %v", i, err)
+		}
 	}
 }
 
