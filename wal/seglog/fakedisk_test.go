@@ -42,7 +42,7 @@ var (
 )
 
 type fakeInode struct {
-	seen, kept []byte       // as written; as on disk
+	seen, kept []byte       // as written; as on stable storage
 	dirty      map[int]bool // sectors that differ
 }
 
@@ -72,6 +72,13 @@ func (d *fakeDisk) crash() {
 		n.seen, n.dirty = slices.Clone(n.kept), map[int]bool{}
 		d.names[name] = n
 	}
+	d.down, d.crashAt, d.failAt = false, 0, 0
+}
+
+// restart is what is left when only the process died at crashAt: everything as it was seen, durable or not.
+func (d *fakeDisk) restart() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.down, d.crashAt, d.failAt = false, 0, 0
 }
 

@@ -64,6 +64,11 @@ func (l *Log) Get(index uint64) ([]byte, error) {
 	if seg == nil {
 		return nil, notFound(index)
 	}
+	return l.getFrom(seg, ref, index, end)
+}
+
+// getFrom reads what locate found; the segment may have been retired since.
+func (l *Log) getFrom(seg *segment, ref entryRef, index uint64, end int64) ([]byte, error) {
 	out := make([]byte, ref.len)
 	l.rmu.Lock()
 	defer l.rmu.Unlock()

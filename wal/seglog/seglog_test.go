@@ -353,7 +353,7 @@ func TestMissingSegmentIsDamage(t *testing.T) {
 		if err := os.Remove(files[which]); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir, small()); !errors.Is(err, errors.KindCorrupt) {
+		if _, err := Open(dir, small()); !errors.Is(err, errors.KindCorrupt) || !strings.Contains(err.Error(), "the segment is missing") {
 			t.Fatalf("without segment %d: %v", which, err)
 		}
 	}
@@ -399,4 +399,61 @@ func TestConcurrentReaders(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// TestGetOfRetiredSegment truncates between the two halves of a Get.
+func TestGetOfRetiredSegment(t *testing.T) {
+	l := mustOpen(t, t.TempDir(), still())
+	appendN(t, l, 1, 30, 0, 5000)
+	seg, ref, end := l.locate(2)
+	if err := l.TruncateFront(28); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.getFrom(seg, ref, 2, end); !errors.Is(err, errors.KindNotExist) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// reseal makes the checksum of the group at off of seg fit again.
+func reseal(seg []byte, off int) {
+	n := groupHeadBytes + int(le.Uint32(seg[off+40:]))*tableEntry
+	le.PutUint32(seg[off+4:], crcOf(seg[off+8:off+n]))
+}
+
+// TestMisplacedGroups gives a group the wrong place, index or predecessor, all checksums good.
+func TestMisplacedGroups(t *testing.T) {
+	tests := []struct {
+		name  string
+		spoil func(first, active []byte)
+		want  string
+	}{
+		{"position", func(_, a []byte) { le.PutUint64(a[2*Block+16:], 3*Block); reseal(a, 2*Block) }, "behind it"},
+		{"chain", func(_, a []byte) { a[2*Block+44] ^= 1; reseal(a, 2*Block) }, "does not follow"},
+		{"index", func(_, a []byte) { a[3*Block+24]++; reseal(a, 3*Block) }, "does not follow"},
+		{"sealed end", func(_, a []byte) { a[64] ^= 0x10; le.PutUint32(a[508:], crcOf(a[:508])) }, "successor"},
+		{"sealed chain", func(_, a []byte) { a[72] ^= 1; le.PutUint32(a[508:], crcOf(a[:508])) }, "successor"},
+		{"gap between segments", func(_, a []byte) { a[40] += 3; le.PutUint32(a[508:], crcOf(a[:508])) }, "missing"},
+		{"number", func(f, _ []byte) { f[16] ^= 0x40; le.PutUint32(f[508:], crcOf(f[:508])) }, "another segment"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newFakeDisk(1)
+			o := crashOptions(d, 1)
+			l, err := build("fake", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := uint64(1); len(l.segs) < 2 || l.active().end < 5*Block; i++ {
+				if err := l.Append([]Entry{{Index: i, Data: []byte("entry")}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			first, active := l.segs[0].name, l.active().name
+			l.Close()
+			tt.spoil(d.names[first].seen, d.names[active].seen)
+			if _, err := build("fake", o); !errors.Is(err, errors.KindCorrupt) || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v", err)
+			}
+		})
+	}
 }
