@@ -45,27 +45,49 @@ func (g *gate) leave(a *admission) {
 	}
 }
 
+// try grants n bytes beside pending ones at once, if nobody waits and they fit.
+func (g *gate) try(n, pending int64, now time.Time) bool {
+	g.turn(now)
+	if len(g.waiters) > 0 || !g.fits(n, pending) {
+		return false
+	}
+	g.promise(n)
+	return true
+}
+
 // admit grants the requests at the head of the queue that fit beside pending bytes.
 func (g *gate) admit(pending int64, now time.Time) {
-	if d := now.Sub(g.turned); d >= 2*promiseFor {
-		g.fresh, g.old, g.turned = promises{}, promises{}, now
-	} else if d >= promiseFor {
-		g.fresh, g.old, g.turned = promises{}, g.fresh, now
-	}
-	for len(g.waiters) > 0 {
+	g.turn(now)
+	for len(g.waiters) > 0 && g.fits(g.waiters[0].bytes, pending) {
 		a := g.waiters[0]
-		inUse := pending + g.promised()
-		if inUse > 0 && inUse+a.bytes > g.max {
-			return
-		}
-		g.fresh.n++
-		g.fresh.bytes += a.bytes
+		g.promise(a.bytes)
 		a.granted = true
 		close(a.ready)
 		g.waiters[0] = nil
 		g.waiters = g.waiters[1:]
 	}
-	g.waiters = nil
+}
+
+// turn lets promises run out.
+func (g *gate) turn(now time.Time) {
+	switch d := now.Sub(g.turned); {
+	case d >= 2*promiseFor:
+		g.fresh, g.old, g.turned = promises{}, promises{}, now
+	case d >= promiseFor:
+		g.fresh, g.old, g.turned = promises{}, g.fresh, now
+	}
+}
+
+// fits reports whether n bytes more stay within the bound; anything fits when
+// nothing is pending or promised.
+func (g *gate) fits(n, pending int64) bool {
+	inUse := pending + g.promised()
+	return inUse == 0 || inUse+n <= g.max
+}
+
+func (g *gate) promise(n int64) {
+	g.fresh.n++
+	g.fresh.bytes += n
 }
 
 // redeem strikes one promise: an operation was committed, so its true bytes

@@ -140,6 +140,10 @@ func (w *Writer) Admit(ctx context.Context, bytes int) error {
 		w.mu.Unlock()
 		return err
 	}
+	if w.gate.try(n, w.pendingBytes(), time.Now()) {
+		w.mu.Unlock()
+		return nil
+	}
 	me := w.gate.enter(n)
 	w.admitMore()
 	if me.granted {

@@ -142,6 +142,7 @@ func TestOldIsSealed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &heldSink{auto: true}
 		w := newTestWriter(t, s, Options{})
+		synctest.Wait() // its goroutine waits
 		put(t, w, 1, 10)
 		time.Sleep(600 * time.Millisecond)
 		put(t, w, 1, 10) // makes it no younger
@@ -257,6 +258,23 @@ func TestAdmit(t *testing.T) {
 		time.Sleep(3 * promiseFor)
 		if err := w.Admit(ctx, 100<<20); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// TestAdmitIsRedeemed: a Commit redeems the whole promise, however much too great it was.
+func TestAdmitIsRedeemed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWriter(t, &heldSink{}, Options{PendingBytesMax: 2 << 20})
+		began := time.Now()
+		for i := range 100 {
+			if err := w.Admit(context.Background(), 64<<10); err != nil {
+				t.Fatal(err)
+			}
+			put(t, w, uint64(i), 10)
+		}
+		if time.Since(began) != 0 || w.Stats().PromisedBytes != 0 {
+			t.Fatalf("%v, %+v", time.Since(began), w.Stats())
 		}
 	})
 }
