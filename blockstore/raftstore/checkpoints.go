@@ -65,7 +65,7 @@ func (n *Node) Checkpoint(context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	conf := r.ReloadableConfig()
-	conf.TrailingLogs = max(n.stores.entries.TrailingFor(n.limits.TrailingBytes), 64)
+	conf.TrailingLogs = n.stores.entries.TrailingFor(n.limits.TrailingBytes)
 	if err := r.ReloadConfig(conf); err != nil {
 		return errors.New(errors.KindInvalid, "cannot set the trailing logs: %w", err)
 	}
