@@ -93,7 +93,9 @@ func (c *SessionClerk) connect(patience time.Duration) (attached bool, err error
 	sent := make(chan error, 1)
 	go func() {
 		err := c.sender(ctx, k)
-		stream.Close(err)
+		if ctx.Err() == nil {
+			stream.Close(err)
+		}
 		sent <- err
 	}()
 	err = c.receive(k)

@@ -289,8 +289,8 @@ func TestPausedClient(t *testing.T) {
 		a.link.set(func(k *link) { k.paused = nil; k.onUp = nil })
 		close(resume)
 		time.Sleep(5 * time.Second)
-		if a.h.endings() != 1 || a.h.expired == 0 {
-			t.Errorf("a: %d endings, %d expiries told", a.h.endings(), a.h.expired)
+		if a.h.endings() != 1 || a.h.expiries() == 0 {
+			t.Errorf("a: %d endings, %d expiries told", a.h.endings(), a.h.expiries())
 		}
 		if err := a.Acquire(t.Context(), Request{1, Shared}); !errors.Is(err, errors.KindSessionEnded) {
 			t.Errorf("acquire after the end: %v", err)
@@ -563,8 +563,8 @@ func TestCutOffAndBack(t *testing.T) {
 		a.must(1, Exclusive)
 		c.down(c.nodes[0])
 		time.Sleep(30 * time.Second) // no leader at all
-		if a.LeaseLeft() > 0 || a.h.expired != 1 {
-			t.Errorf("lease left %v, %d expiries told", a.LeaseLeft(), a.h.expired)
+		if a.LeaseLeft() > 0 || a.h.expiries() != 1 {
+			t.Errorf("lease left %v, %d expiries told", a.LeaseLeft(), a.h.expiries())
 		}
 		c.elect(c.nodes[1])
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

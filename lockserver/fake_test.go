@@ -465,3 +465,9 @@ func (k *client) must(id LockID, m Mode) {
 	}
 	k.Unpin(id)
 }
+
+func (h *fakeHolder) expiries() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.expired
+}
