@@ -87,9 +87,10 @@ type Stats struct {
 	EntryBytes   uint64 // given to Append
 	WrittenBytes uint64 // of groups, with padding
 	FileReads    uint64
-	TornTails    uint64 // cut at Open
-	Mode         string // how it writes
-	Dead         error  // why the log is dead, nil if it is not
+	TornTails    uint64        // cut at Open
+	Mode         string        // how it writes
+	ProbeSync    time.Duration // of one durable write of a block, measured at Open
+	Dead         error         // why the log is dead, nil if it is not
 }
 
 // Open opens the log in dir, or makes an empty one. Errors: KindBusy (another process has it), KindCorrupt, KindForeign,
@@ -125,7 +126,7 @@ func build(dir string, opts Options) (*Log, error) {
 		return nil, err
 	}
 	s := l.Stats()
-	l.log.Info("log opened", "mode", s.Mode, "first", s.First, "last", s.Last, "bytes", s.LogBytes,
+	l.log.Info("log opened", "mode", s.Mode, "sync", s.ProbeSync, "first", s.First, "last", s.Last, "bytes", s.LogBytes,
 		"segments", s.Segments, "free", s.FreeSegments, "took", time.Since(start))
 	return l, nil
 }
@@ -309,8 +310,9 @@ func (l *Log) Stats() Stats {
 		Segments: len(l.segs), FreeSegments: free, BufferBytes: l.wbuf.held.Load() + l.window.buf.held.Load() + l.free.buf.held.Load(),
 		Appends: l.counts.appends.Load(), Groups: l.counts.groups.Load(), EntryBytes: l.counts.entryBytes.Load(),
 		WrittenBytes: l.counts.writtenBytes.Load(), FileReads: l.counts.fileReads.Load(), TornTails: l.counts.tornTails.Load(),
-		Mode: modeOf(l.fs), Dead: l.dead, LogBytes: l.bytesSince(l.first),
+		Dead: l.dead, LogBytes: l.bytesSince(l.first),
 	}
+	s.Mode, s.ProbeSync = modeOf(l.fs)
 	if l.first != l.next {
 		s.First, s.Last = l.first, l.next-1
 	}

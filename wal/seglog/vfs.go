@@ -4,7 +4,7 @@ import (
 	stderrors "errors"
 	"os"
 	"path/filepath"
-	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,11 +42,10 @@ type File interface {
 
 // osFS is a directory of the host, flocked.
 type osFS struct {
-	dir  string
-	lock *os.File
-
-	mu     sync.Mutex
-	direct bool // O_DIRECT works here (until refused once)
+	dir      string
+	lock     *os.File
+	direct   bool          // O_DIRECT works here
+	syncTime time.Duration // of one durable write of a block in place, as measured by OpenDir
 }
 
 var (
@@ -54,9 +53,12 @@ var (
 	_ File = (*osFile)(nil)
 )
 
+// probeName is a file that OpenDir writes to and removes.
+const probeName = ".probe"
+
 // OpenDir opens dir (made if missing) as the home of one log and locks it:
-// KindBusy if another process has it. Files are opened with O_DIRECT; where the
-// file system refuses that, or with buffered set, they are written through the page cache and fdatasync.
+// KindBusy if another process has it. Files are written with O_DIRECT and O_DSYNC; where the
+// file system refuses that, or with buffered set, through the page cache and fdatasync.
 func OpenDir(dir string, buffered bool) (FS, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, errors.New(errors.KindIO, "make the log directory %s: %w", dir, err)
@@ -69,54 +71,86 @@ func OpenDir(dir string, buffered bool) (FS, error) {
 		_ = d.Close()
 		return nil, errors.New(errors.KindBusy, "the log directory %s is in use by another process: stop it first: %w", dir, err)
 	}
-	if p, err := os.Open(filepath.Dir(filepath.Clean(dir))); err == nil { // the directory's own name
-		err = p.Sync()
-		_ = p.Close()
-		if err != nil {
-			_ = d.Close()
-			return nil, errors.New(errors.KindIO, "sync the parent of the log directory %s: %w", dir, err)
-		}
+	o := &osFS{dir: dir, lock: d, direct: !buffered}
+	if err := o.prepare(); err != nil {
+		_ = d.Close()
+		return nil, err
 	}
-	return &osFS{dir: dir, lock: d, direct: !buffered}, nil
+	return o, nil
+}
+
+// prepare makes the directory's own name durable and finds out how to write here.
+func (o *osFS) prepare() error {
+	parent, err := os.Open(filepath.Dir(filepath.Clean(o.dir)))
+	if err == nil {
+		err = parent.Sync()
+		_ = parent.Close()
+	}
+	if err != nil {
+		return errors.New(errors.KindIO, "sync the parent of the log directory %s: %w", o.dir, err)
+	}
+	err = o.probe()
+	if o.direct && stderrors.Is(err, unix.EINVAL) {
+		o.direct = false
+		err = o.probe()
+	}
+	if err != nil {
+		return errors.New(errors.KindIO, "try a write in the log directory %s: %w", o.dir, err)
+	}
+	return nil
+}
+
+// probe writes a block twice, the second time in place, and takes the time of that.
+func (o *osFS) probe() error {
+	if err := o.Remove(probeName); err != nil && !stderrors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer func() { _ = o.Remove(probeName) }() // EINVAL may come with the file made
+	f, err := o.Open(probeName, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b buffer
+	defer b.drop()
+	block, err := b.grow(Block)
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		start := time.Now()
+		if err := f.WriteDurable(block, 0); err != nil {
+			return err
+		}
+		o.syncTime = time.Since(start)
+	}
+	return nil
 }
 
 func (o *osFS) path(name string) string { return filepath.Join(o.dir, name) }
 
-func (o *osFS) isDirect() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.direct
-}
-
 func (o *osFS) Open(name string, create bool) (File, error) {
 	flags := unix.O_RDWR | unix.O_CLOEXEC
+	if o.direct {
+		flags |= unix.O_DIRECT
+	}
+	made := 0
 	if create {
-		flags |= unix.O_CREAT | unix.O_EXCL
+		made = unix.O_CREAT | unix.O_EXCL
 	}
-	if o.isDirect() {
-		f, err := openFlags(o.path(name), flags|unix.O_DIRECT)
-		switch {
-		case err == nil:
-			s, err := openFlags(o.path(name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_DIRECT|unix.O_DSYNC)
-			if err != nil {
-				_ = f.Close()
-				return nil, err
-			}
-			return &osFile{f: f, dsync: s}, nil
-		case !stderrors.Is(err, unix.EINVAL):
-			return nil, err
-		}
-		// Some file systems make the file before they refuse the flag.
-		flags &^= unix.O_EXCL
-		o.mu.Lock()
-		o.direct = false
-		o.mu.Unlock()
-	}
-	f, err := openFlags(o.path(name), flags)
+	f, err := openFlags(o.path(name), flags|made)
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f: f}, nil
+	if !o.direct {
+		return &osFile{f: f}, nil
+	}
+	s, err := openFlags(o.path(name), flags|unix.O_DSYNC)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &osFile{f: f, dsync: s}, nil
 }
 
 func openFlags(path string, flags int) (*os.File, error) {
@@ -190,13 +224,14 @@ func (f *osFile) Close() error {
 	return err
 }
 
-// modeOf names how fs writes, for the log line at Open.
-func modeOf(fs FS) string {
-	if o, ok := fs.(*osFS); ok {
-		if o.isDirect() {
-			return "O_DIRECT|O_DSYNC"
-		}
-		return "buffered, fdatasync"
+// modeOf names how fs writes, and tells what a durable write took when it was opened.
+func modeOf(fs FS) (string, time.Duration) {
+	o, ok := fs.(*osFS)
+	switch {
+	case !ok:
+		return "custom", 0
+	case o.direct:
+		return "O_DIRECT|O_DSYNC", o.syncTime
 	}
-	return "custom"
+	return "buffered, fdatasync", o.syncTime
 }
