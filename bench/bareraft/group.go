@@ -18,6 +18,7 @@ type request struct {
 	Load     string  `json:"load"` // a load; "": only tell the state
 	Seconds  float64 `json:"seconds"`
 	BytesMax int64   `json:"bytes_max"` // ends the load early; 0: does not
+	Quiet    bool    `json:"quiet"`     // log nothing any more: the group is about to end
 }
 
 type reply struct {
@@ -178,8 +179,11 @@ func (g *group) usage(rep *report) error {
 	return nil
 }
 
-// stop ends the children: they exit when their input ends.
+// stop ends the children: they exit when their input ends. One that hangs is killed.
 func (g *group) stop() {
+	for _, c := range g.children {
+		_, _ = c.ask(request{Quiet: true})
+	}
 	for _, c := range g.children {
 		_ = c.in.Close()
 	}
@@ -187,5 +191,15 @@ func (g *group) stop() {
 		timer := time.AfterFunc(10*time.Second, func() { _ = c.cmd.Process.Kill() })
 		_ = c.cmd.Wait()
 		timer.Stop()
+	}
+}
+
+// kill ends the children at once.
+func (g *group) kill() {
+	for _, c := range g.children {
+		_ = c.cmd.Process.Kill()
+	}
+	for _, c := range g.children {
+		_, _ = c.cmd.Process.Wait()
 	}
 }

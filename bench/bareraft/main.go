@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -94,6 +96,7 @@ func run(c config) error {
 		return err
 	}
 	defer g.stop()
+	defer onSignal(func() { g.kill(); _ = os.RemoveAll(dir) })()
 	rep := report{Log: c.log}
 	if c.warmMiB > 0 {
 		if _, err := g.load(request{Load: "bulk", Seconds: 30, BytesMax: int64(c.warmMiB) << 20}); err != nil {
@@ -113,6 +116,21 @@ func run(c config) error {
 		return err
 	}
 	return rep.print(os.Stdout, c.json)
+}
+
+// onSignal runs clean and exits if the program is told to end, until the function it returns is called.
+func onSignal(clean func()) (cancel func()) {
+	sig, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(sig, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-done:
+		case <-sig:
+			clean()
+			os.Exit(1)
+		}
+	}()
+	return func() { signal.Stop(sig); close(done) }
 }
 
 func (rep *report) add(r round) {

@@ -46,6 +46,7 @@ type node struct {
 	raft *raft.Raft
 	fsm  nullFSM
 	mode func() string
+	log  hclog.Logger
 	quit chan struct{}
 	done chan struct{}
 }
@@ -81,6 +82,9 @@ func childMain(args []string) error {
 
 func (n *node) answer(q request) reply {
 	var r reply
+	if q.Quiet {
+		n.log.SetLevel(hclog.Off)
+	}
 	if q.Load != "" {
 		var err error
 		if r.Round, err = n.load(q); err != nil {
@@ -141,15 +145,15 @@ func startNode(kind, dir string, id int, addrs []string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	quiet := hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: os.Stderr})
+	n.log = hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: os.Stderr})
 	trans, err := raft.NewTCPTransportWithConfig(addrs[id], nil, &raft.NetworkTransportConfig{
-		MaxPool: 3, Timeout: 10 * time.Second, MaxRPCsInFlight: 1, Logger: quiet})
+		MaxPool: 3, Timeout: 10 * time.Second, MaxRPCsInFlight: 1, Logger: n.log})
 	if err != nil {
 		return nil, err
 	}
 	cfg := raft.DefaultConfig()
 	cfg.LocalID = raft.ServerID(fmt.Sprint(id))
-	cfg.Logger = quiet
+	cfg.Logger = n.log
 	cfg.MaxAppendEntries = 16
 	cfg.BatchApplyCh = true
 	cfg.CommitTimeout = 500 * time.Millisecond
