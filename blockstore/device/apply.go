@@ -2,6 +2,7 @@ package device
 
 import (
 	stderrors "errors"
+	"slices"
 	"syscall"
 
 	"dfs/blockstore"
@@ -69,7 +70,9 @@ func (d *Device) apply(index uint64, rec *wal.Record) error {
 			}
 		}
 	}
-	for rs := rec.Ranges; len(rs) > 0; {
+	rs := d.batch.group(rec.Ranges)
+	defer clear(d.batch.sorted) // keep nothing of the record
+	for len(rs) > 0 {
 		id, n := chunkOf(rs[0].VDisk, rs[0].Block), 1
 		for n < len(rs) && chunkOf(rs[n].VDisk, rs[n].Block) == id {
 			n++
@@ -185,6 +188,22 @@ type batch struct {
 	state [largeBlocks]fit    // how the block fitted before a change of a part of it
 	arena []byte              // block s of it is slot s's
 	bufs  [][]byte
+
+	sorted []wal.Range // the record's ranges in order of chunks
+}
+
+// group returns rs with the ranges of each chunk together, in their order. (Changes of different chunks do not meet.)
+// So a block that a record changes in several places is read, summed and written once.
+func (b *batch) group(rs []wal.Range) []wal.Range {
+	byChunk := func(x, y wal.Range) int {
+		return compareIDs(chunkOf(x.VDisk, x.Block), chunkOf(y.VDisk, y.Block))
+	}
+	if slices.IsSortedFunc(rs, byChunk) {
+		return rs
+	}
+	b.sorted = append(b.sorted[:0], rs...)
+	slices.SortStableFunc(b.sorted, byChunk)
+	return b.sorted
 }
 
 // write applies rs, which all lie in chunk id, in order.
@@ -317,7 +336,7 @@ func (d *Device) ensureWindow(c *chunk) (fresh bool, err error) {
 
 // setEntry notes that c was changed by index. c is locked.
 func (d *Device) setEntry(c *chunk, index uint64) {
-	c.entry.last, c.entry.present = index, uint32(c.present)
+	c.entry.last, c.entry.present, c.doubt = index, uint32(c.present), nil
 	d.mapMu.Lock()
 	d.delta.set(c.id, c.entry)
 	d.mapMu.Unlock()
@@ -353,7 +372,7 @@ func (d *Device) drop(c *chunk) {
 	d.delta.set(c.id, entry{win: noWindow})
 	d.mapMu.Unlock()
 	d.suspects.forgetChunk(c.id)
-	c.entry, c.sums, c.present = entry{win: noWindow}, nil, 0
+	c.entry, c.sums, c.present, c.doubt = entry{win: noWindow}, nil, 0, nil
 }
 
 // writeSums writes the entries of slots [lo, hi).

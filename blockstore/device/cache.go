@@ -22,6 +22,7 @@ type chunk struct {
 	entry   entry  // win == noWindow: there is none
 	sums    []byte // nil: not loaded, or no window
 	present int    // entries of sums that are present
+	doubt   *doubt // nil: none
 }
 
 // ready tells whether c can be used; loading is needed otherwise.
@@ -94,6 +95,9 @@ func (d *Device) load(c *chunk) error {
 		return err
 	}
 	c.sums, c.present = sums, countPresent(sums)
+	if uint32(c.present) != c.entry.present {
+		c.doubt = &doubt{}
+	}
 	return nil
 }
 

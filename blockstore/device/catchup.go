@@ -199,6 +199,9 @@ func (d *Device) repair(bad BadBlock, data []byte, present bool) (bool, error) {
 	}
 	slot := int(bad.Block - chunkFirst(id.Chunk))
 	var buf [blockSize]byte
+	if c.doubts(slot) {
+		return true, d.settle(c, slot, data, present)
+	}
 	if f, err := d.readSlot(c, slot, buf[:]); err != nil || f == fits {
 		return false, err
 	}

@@ -123,9 +123,9 @@ type boltMap struct{ db *bolt.DB }
 var _ chunkMap = (*boltMap)(nil)
 
 // openBolt opens the map at path; with first set it must be new and gets that state.
-func openBolt(path string, first *mapState) (m *boltMap, err error) {
+func openBolt(path string, first *mapState, noSync bool) (m *boltMap, err error) {
 	defer recoverFault(&err)
-	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoGrowSync: false})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: noSync, NoGrowSync: noSync})
 	if err != nil {
 		if stderrors.Is(err, bolt.ErrInvalid) || stderrors.Is(err, bolt.ErrChecksum) || stderrors.Is(err, bolt.ErrVersionMismatch) {
 			return nil, errors.New(errors.KindCorrupt, "chunk map %s is damaged, rebuild this node from the others: %w", path, err)

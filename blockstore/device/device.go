@@ -42,6 +42,7 @@ type Options struct {
 	NoDirect bool
 
 	volume volume // tests: in place of the directory's data and checksum files
+	noSync bool   // tests: the map's file is not synced
 }
 
 // Validate fills in defaults and refuses what cannot be.
@@ -141,7 +142,7 @@ func (d *Device) open(opt *Options) error {
 	if err := d.openHeader(opt); err != nil {
 		return err
 	}
-	store, err := openBolt(filepath.Join(d.dir, mapName), nil)
+	store, err := openBolt(filepath.Join(d.dir, mapName), nil, opt.noSync)
 	if err != nil {
 		return err
 	}
@@ -233,7 +234,7 @@ func (d *Device) create(opt *Options) error {
 	if _, err := rand.Read(h.deviceID[:]); err != nil {
 		return err
 	}
-	m, err := openBolt(filepath.Join(d.dir, mapNewName), &mapState{deviceID: h.deviceID})
+	m, err := openBolt(filepath.Join(d.dir, mapNewName), &mapState{deviceID: h.deviceID}, opt.noSync)
 	if err != nil {
 		return err
 	}

@@ -249,6 +249,9 @@ func TestQuarantine(t *testing.T) {
 		t.Fatalf("%d bytes to give back", n)
 	}
 	mustCheckpoint(t, d, "")
+	if chunks, n := d.DirtyChunks(); chunks != 0 || n != 0 {
+		t.Fatalf("%d chunks and %d bytes wait after a checkpoint", chunks, n)
+	}
 	mustApply(t, d, whole(3, 16, 1, 3))
 	if e, _, _ := d.lookup(chunkOf(3, 16)); e.win.number() != 0 {
 		t.Fatalf("got window %d, not the one given back", e.win.number())
@@ -267,9 +270,23 @@ func TestCheckpointGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustApply(t, d, whole(2, 0, 1, 1))
-	mustCheckpoint(t, d, "new")
-	if err := old(); err == nil {
-		t.Fatal("a checkpoint given up was finished")
+	_, finish, err := d.Checkpoint([]byte("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{0, 2} {
+		if err := old(); !errors.Is(err, errors.KindInvalid) {
+			t.Fatal("a checkpoint given up was finished:", err)
+		}
+		if index, _ := d.Meta(); index != want {
+			t.Fatal(index)
+		}
+		if want == 0 {
+			err = finish()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.Close()
 	d = mustOpen(t, d.dir, nil)
@@ -420,8 +437,21 @@ func TestReadersSeeWholeBlocks(t *testing.T) {
 		default:
 			mustApply(t, d, whole(v, 10, 70, byte(i)))
 		}
-		if i%10 == 0 {
-			mustCheckpoint(t, d, "")
+		if i%10 == 0 { // finished beside the Applies
+			_, finish, err := d.Checkpoint(nil)
+			if errors.Is(err, errors.KindBusy) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				if err := finish(); err != nil && !errors.Is(err, errors.KindInvalid) {
+					t.Error(err)
+				}
+			}()
 		}
 	}
 	stop.Store(true)
@@ -490,5 +520,94 @@ func TestCacheBounded(t *testing.T) {
 	}
 	if n := len(d.cache.m); n > d.cache.max+1 {
 		t.Fatalf("%d chunks in a cache of %d", n, d.cache.max)
+	}
+}
+
+// TestLostSums turns a sector of the checksum file to zeros: what it told of must not read as zeros.
+func TestLostSums(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 256, 20, 9), &wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 266, Count: 2}}})
+	mustCheckpoint(t, d, "")
+	d.Close()
+	clear(vol.files[fileName(large, 0, "sum")].pages[0][:512]) // slots 0 to 127
+	d = mustOpen(t, d.dir, vol)
+	if _, bad, err := d.ReadChunk(chunkOf(5, 256)); err != nil || len(bad) != 256 {
+		t.Fatal(len(bad), err)
+	}
+	wantKind(t, d.Presence(wal.Span{VDisk: 5, Block: 256, Count: 8}, make([]byte, 1)), errors.KindCorrupt)
+	bad, _, err := d.ScrubNext(nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range bad {
+		is := b.Block < 276 && b.Block != 266 && b.Block != 267
+		if done, err := d.Repair(b, bytes.Repeat([]byte{9}, blockSize), is); !done || err != nil {
+			t.Fatal(done, err)
+		}
+	}
+	for range 2 {
+		c, bad, err := d.ReadChunk(chunkOf(5, 256))
+		if err != nil || len(bad) != 0 || len(c.Data) != 18*blockSize || c.LastIndex != 2 || bytes.Count(c.Data, []byte{9}) != len(c.Data) {
+			t.Fatal(len(bad), len(c.Data), err)
+		}
+		mustCheckpoint(t, d, "")
+		d.Close()
+		d = mustOpen(t, d.dir, vol)
+	}
+}
+
+// TestForeignMap puts another device's map in the place of this one's, and one that gives a window to two chunks.
+func TestForeignMap(t *testing.T) {
+	a, b := mustOpen(t, t.TempDir(), nil), mustOpen(t, t.TempDir(), nil)
+	mustApply(t, b, whole(1, 0, 1, 1))
+	dl := newDelta()
+	e := entry{win: makeWindow(small, 0), last: 1, present: 1}
+	dl.set(chunkOf(1, 0), e)
+	dl.set(chunkOf(2, 0), e)
+	if err := b.store.commit(dl, mapState{deviceID: b.deviceID}); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	b.Close()
+	_, err := Open(b.dir, testOptions(nil))
+	wantKind(t, err, errors.KindCorrupt, "another chunk")
+	if err := os.Rename(filepath.Join(b.dir, mapName), filepath.Join(a.dir, mapName)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(a.dir, testOptions(nil))
+	wantKind(t, err, errors.KindForeign, mapName)
+}
+
+// TestPunchIsSynced loses power after a checkpoint whose only change of the data file was a hole.
+func TestPunchIsSynced(t *testing.T) {
+	for seed := range uint64(8) {
+		vol := newFakeVolume(seed)
+		d := mustOpen(t, t.TempDir(), vol)
+		mustApply(t, d, whole(1, 0, 4, 1))
+		mustCheckpoint(t, d, "")
+		mustApply(t, d, &wal.Record{Zeros: []wal.Span{{VDisk: 1, Block: 1, Count: 2}}})
+		mustCheckpoint(t, d, "")
+		d.Close()
+		vol.powerLoss()
+		if _, bad := mustRead(t, mustOpen(t, d.dir, vol), 1, 0, 4); len(bad) > 0 {
+			t.Fatal(bad)
+		}
+	}
+}
+
+// TestZeroOverLeftovers: a block whose sum was lost in a crash but not its data is absent and not empty on the disk. A
+// Zero must empty it.
+func TestZeroOverLeftovers(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(1, 0, 1, 1))
+	mustCheckpoint(t, d, "")
+	d.Close()
+	vol.files[fileName(small, 0, "data")].put(blockSize, []byte("left over"))
+	d = mustOpen(t, d.dir, vol)
+	mustApply(t, d, &wal.Record{Zeros: []wal.Span{{VDisk: 1, Block: 1, Count: 1}}})
+	if _, bad := mustRead(t, d, 1, 0, 2); len(bad) > 0 {
+		t.Fatal(bad)
 	}
 }

@@ -39,7 +39,8 @@
 //     checkpoint that does not name it is finished (quarantine). So redo always meets the chunk's own past.
 //   - The map in memory is the committed one, overlaid by the frozen delta (a checkpoint being finished), overlaid by
 //     the delta since.
-//   - Counts are made from the sums, which may be ahead of the map after a crash, never from the map.
+//   - Counts are made from the sums, which may be ahead of the map after a crash, never from the map; where both
+//     differ in a chunk that redo does not touch, sums were lost (doubt.go).
 //
 // # Recovery
 //
@@ -50,6 +51,9 @@
 //  5. The caller redoes the log from Meta's index. A range inside a block whose
 //     sum does not fit is applied all the same and the block marked as suspect, unless it comes to fit the
 //     sum by that (suspects.go).
+//
+// Until the redo has passed the last index that the log held at the start, the content may be newer than
+// Applied in places: serve no read before.
 //
 // # Catch-up
 //
@@ -64,6 +68,6 @@
 //
 // # Direct I/O
 //
-// Runs of 128 KiB and more are written past the page cache (O_DIRECT), the rest through it. See docs/performance
-// for figures. The kernel keeps the two coherent; a chunk's lock keeps them from meeting in one range.
+// Runs of 128 KiB and more are written past the page cache (O_DIRECT), the rest through it: BenchmarkApplyStream
+// compares. It costs less processor time, and leaves nothing for a checkpoint's sync to write in one burst beside the log's. The kernel keeps the two coherent; a chunk's lock keeps them from meeting in one range.
 package device

@@ -51,6 +51,9 @@ var (
 
 const genReach = 12 // blocks from a start on
 
+// genSpans covers every block that gen can change.
+var genSpans = []wal.Span{{Block: 0, Count: 50}, {Block: 250, Count: 75}, {Block: 505, Count: 30}, {Block: 1020, Count: 25}, {Block: 200*256 - 3, Count: 25}}
+
 func (g *gen) addr() wal.Addr {
 	return wal.Addr{VDisk: genDisks[g.r.IntN(len(genDisks))], Block: genStarts[g.r.IntN(len(genStarts))] + g.r.Uint64N(genReach)}
 }
@@ -98,7 +101,7 @@ func (g *gen) record() *wal.Record {
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 func testOptions(v volume) Options {
-	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v}
+	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v, noSync: v != nil}
 }
 
 func mustOpen(t testing.TB, dir string, v volume) *Device {
@@ -115,11 +118,9 @@ func mustOpen(t testing.TB, dir string, v volume) *Device {
 func differs(d *Device, m *model, skip map[wal.Addr]bool) ([]BadBlock, error) {
 	var all []BadBlock
 	for _, v := range genDisks {
-		for _, span := range []wal.Span{{VDisk: v, Block: 0, Count: 1040}, {VDisk: v, Block: 200*256 - 3, Count: 20}} {
-			dst, present, only := make([]byte, span.Count*blockSize), make([]byte, (span.Count+7)/8), make([]byte, (span.Count+7)/8)
-			for i := range dst {
-				dst[i] = 0xee
-			}
+		for _, span := range genSpans {
+			span.VDisk = v
+			dst, present, only := bytes.Repeat([]byte{0xee}, int(span.Count*blockSize)), make([]byte, (span.Count+7)/8), make([]byte, (span.Count+7)/8)
 			bad, err := d.Read(span, dst, present)
 			if err != nil {
 				return nil, err

@@ -13,7 +13,7 @@ import (
 	"dfs/internal/errors"
 )
 
-// directMin is the least run, in bytes, that is written past the page cache. See docs in doc.go.
+// directMin is the least run, in bytes, that is written past the page cache.
 const directMin = 128 << 10
 
 // bounceSize is the size of the aligned buffer through which direct writes of unaligned memory go.
@@ -96,7 +96,9 @@ func (o *osFile) writeAt(bufs [][]byte, off int64) error {
 		total += len(b)
 	}
 	if o.direct != nil && total >= directMin && total <= bounceSize && off%blockSize == 0 && total%blockSize == 0 {
-		return o.writeDirect(bufs, off, total)
+		if err := o.writeDirect(bufs, off, total); !stderrors.Is(err, unix.EINVAL) {
+			return err
+		} // a disk with other ideas of alignment
 	}
 	if len(bufs) == 1 {
 		_, err := o.f.WriteAt(bufs[0], off)

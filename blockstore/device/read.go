@@ -78,7 +78,7 @@ type view struct {
 	p      piece
 	last   uint64
 	sums   [largeBlocks]uint32 // entry i is slot p.lo+i
-	failed [largeBlocks]bool   // the disk could not read it
+	failed [largeBlocks]bool   // the disk could not read it, or its absence is in doubt
 }
 
 // readView reads the data of p into dst under the chunk's lock. What is absent becomes zeros.
@@ -94,6 +94,8 @@ func (d *Device) readView(p piece, dst []byte, medium bool) (*view, error) {
 		for i := range p.hi - p.lo {
 			if v.sums[i] = sumAt(c.sums, p.lo+i); v.sums[i] != sumAbsent {
 				first, end = min(first, i), i+1
+			} else {
+				v.failed[i] = c.doubts(p.lo + i)
 			}
 		}
 	}
@@ -136,7 +138,7 @@ func (d *Device) readView(p piece, dst []byte, medium bool) (*view, error) {
 func (v *view) check(dst []byte) (bad []BadBlock) {
 	block := chunkFirst(v.p.id.Chunk) + uint64(v.p.lo)
 	for i := range v.p.hi - v.p.lo {
-		if v.sums[i] == sumAbsent {
+		if v.sums[i] == sumAbsent && !v.failed[i] {
 			continue
 		}
 		f := unfit
@@ -153,7 +155,8 @@ func (v *view) check(dst []byte) (bad []BadBlock) {
 	return bad
 }
 
-// Presence sets a bit of present for each block of span (at most PresenceMax) that is present, LSB first.
+// Presence sets a bit of present for each block of span (at most PresenceMax) that is present, LSB first. KindCorrupt
+// where checksums were lost (doubt.go).
 func (d *Device) Presence(span wal.Span, present []byte) error {
 	if err := checkSpan(span, PresenceMax, present); err != nil {
 		return err
@@ -176,6 +179,10 @@ func (d *Device) Presence(span wal.Span, present []byte) error {
 		c, err := d.lockShared(l.id)
 		if err != nil {
 			return err
+		}
+		if c.doubt != nil {
+			d.unlockShared(c)
+			return errors.New(errors.KindCorrupt, "which blocks of chunk %d of vdisk %d are present is in doubt here: ask another replica, and repair this one", p.id.Chunk, p.id.VDisk)
 		}
 		if c.entry.win != noWindow {
 			at := int(chunkFirst(l.id.Chunk) + uint64(p.lo) - span.Block)
@@ -216,11 +223,11 @@ func (d *Device) readChunk(id blockstore.ChunkID, medium bool) (blockstore.Chunk
 	c.ChunkID, c.LastIndex = id, v.last
 	keep, skip := 0, bad
 	for i := range n {
-		if v.sums[i] == sumAbsent {
-			continue
-		}
 		if len(skip) > 0 && skip[0].Block == chunkFirst(id.Chunk)+uint64(i) {
 			skip = skip[1:]
+			continue
+		}
+		if v.sums[i] == sumAbsent {
 			continue
 		}
 		c.Present[i/8] |= 1 << (i % 8)
