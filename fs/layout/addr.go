@@ -36,7 +36,7 @@ const (
 	OverflowBase uint64 = 1 << 50
 	// XattrBase is the first block of large extended attributes: slot s has the
 	// XattrSlotBlocks blocks from XattrBase + s*XattrSlotBlocks on.
-	XattrBase       uint64 = 1 << 52
+	XattrBase       uint64 = 1 << 51
 	XattrSlotBlocks uint64 = XattrValueMax / BlockSize
 	// XattrEnd is the first block number that no inode uses.
 	XattrEnd = XattrBase + (1<<16)*XattrSlotBlocks

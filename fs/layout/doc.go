@@ -9,7 +9,7 @@
 //	ino (1 .. 1<<61-1)         0 .. 1<<48-1        a file's bytes, offset/4096; a long symlink target (block 0)
 //	ino of a directory         0 .. buckets-1      its hash buckets
 //	ino of a directory         1<<50 ..            overflow blocks of buckets
-//	ino                        1<<52 + 16*slot ..  the value of a large extended attribute
+//	ino                        1<<51 + 16*slot ..  the value of a large extended attribute
 //	1<<61                      0                   the superblock
 //	1<<62 | writer             page                that writer's orphan list
 //	1<<63 | ino>>40            ino & (1<<40-1)     the inode, one block each

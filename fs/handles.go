@@ -1,0 +1,318 @@
+package fs
+
+import (
+	"context"
+	"sync"
+	"syscall"
+
+	"dfs/fs/layout"
+	"dfs/internal/errors"
+)
+
+// handle is an open file or directory.
+type handle struct {
+	id    Handle
+	ino   uint64
+	flags uint32 // O_* of the open
+	dir   bool
+
+	mu   sync.Mutex
+	ss   *session // whose node is n
+	n    *node    // referenced while ss is the session
+	lost error    // reported once: dirty data of the file was lost
+	ra   readAhead
+	// locked: a file lock was set through it. broken: that lock was lost with its session, so everything fails.
+	locked, broken bool
+	flocked        bool
+	flockOwner     uint64
+}
+
+func (h *handle) mayRead() bool  { return h.flags&syscall.O_ACCMODE != syscall.O_WRONLY }
+func (h *handle) mayWrite() bool { return h.flags&syscall.O_ACCMODE != syscall.O_RDONLY }
+func (h *handle) sync() bool     { return h.flags&(syscall.O_SYNC|syscall.O_DSYNC) != 0 }
+
+// fail is the error of a descriptor whose file lock was lost.
+func (h *handle) fail() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.broken {
+		return errors.New(errors.KindIO, "the file lock held through this descriptor was lost with the session: close it")
+	}
+	return nil
+}
+
+// takeLost returns the report of lost data, once.
+func (h *handle) takeLost() error {
+	if err := h.fail(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.lost
+	h.lost = nil
+	return err
+}
+
+// hold keeps the node of a session alive for the handle.
+func (h *handle) hold(ss *session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ss == ss {
+		return
+	}
+	h.ss, h.n = ss, ss.node(h.ino)
+}
+
+// handleTable holds the open handles and counts them by inode.
+type handleTable struct {
+	mu    sync.RWMutex
+	last  Handle
+	table map[Handle]*handle
+	open  map[uint64]*opens
+}
+
+// opens counts the handles of one inode.
+type opens struct{ all, writable int }
+
+func (t *handleTable) init() {
+	t.table, t.open = map[Handle]*handle{}, map[uint64]*opens{}
+}
+
+// add makes a handle. The caller holds the inode's lock, so nobody decides meanwhile that it is not open.
+func (t *handleTable) add(ss *session, ino uint64, flags uint32, dir bool) *handle {
+	h := &handle{ino: ino, flags: flags, dir: dir}
+	h.hold(ss)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last++
+	h.id = t.last
+	t.table[h.id] = h
+	o := t.open[ino]
+	if o == nil {
+		o = &opens{}
+		t.open[ino] = o
+	}
+	o.all++
+	if h.mayWrite() {
+		o.writable++
+	}
+	return h
+}
+
+// get finds a handle. KindBadHandle.
+func (t *handleTable) get(id Handle) (*handle, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	h := t.table[id]
+	if h == nil {
+		return nil, errors.Of(errors.KindBadHandle)
+	}
+	return h, nil
+}
+
+// remove takes a handle out and tells whether it was its inode's last one.
+func (t *handleTable) remove(id Handle) (h *handle, last bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h = t.table[id]
+	if h == nil {
+		return nil, false
+	}
+	delete(t.table, id)
+	o := t.open[h.ino]
+	if o.all--; o.all == 0 {
+		delete(t.open, h.ino)
+	}
+	if h.mayWrite() {
+		o.writable--
+	}
+	return h, o.all == 0
+}
+
+func (t *handleTable) isOpen(ino uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.open[ino] != nil
+}
+
+func (t *handleTable) isWritable(ino uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	o := t.open[ino]
+	return o != nil && o.writable > 0
+}
+
+// each calls f for every handle.
+func (t *handleTable) each(f func(*handle)) {
+	t.mu.RLock()
+	all := make([]*handle, 0, len(t.table))
+	for _, h := range t.table {
+		all = append(all, h)
+	}
+	t.mu.RUnlock()
+	for _, h := range all {
+		f(h)
+	}
+}
+
+// Open opens a file; O_TRUNC truncates it.
+func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id Handle, info OpenInfo, err error) {
+	err = s.do(ctx, func(ss *session) error {
+		u := shared(uint64(ino))
+		if flags&syscall.O_TRUNC != 0 {
+			if err := ss.admit(ctx, admitSmall); err != nil {
+				return err
+			}
+			u = exclusive(uint64(ino))
+		}
+		var p pins
+		if err := ss.lock(ctx, &p, u); err != nil {
+			return err
+		}
+		defer p.unlock()
+		n := p.of(uint64(ino))
+		in, err := ss.load(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := ss.mayOpen(ctx, c, n, in, flags); err != nil {
+			return err
+		}
+		if flags&syscall.O_TRUNC != 0 && in.IsRegular() {
+			if err := ss.truncate(ctx, n, 0, nil); err != nil {
+				return err
+			}
+		}
+		if err := ss.answer(ctx, flags&syscall.O_TRUNC != 0); err != nil {
+			return err
+		}
+		info = OpenInfo{KeepCache: n.kernelPages.Load() && p.cacheable(n.ino)}
+		n.kernelPages.Store(true)
+		id = s.handles.add(ss, n.ino, flags, false).id
+		return nil
+	})
+	return id, info, err
+}
+
+func (ss *session) mayOpen(ctx context.Context, c *Caller, n *node, in *layout.Inode, flags uint32) error {
+	acc := flags & syscall.O_ACCMODE
+	switch {
+	case in.IsDir() && (acc != syscall.O_RDONLY || flags&syscall.O_TRUNC != 0):
+		return errors.Of(errors.KindIsDir)
+	case in.IsSymlink():
+		return errors.Of(errors.KindLoop)
+	case flags&syscall.O_DIRECTORY != 0 && !in.IsDir():
+		return errors.Of(errors.KindNotDir)
+	}
+	mask := [4]uint32{layout.MayRead, layout.MayWrite, layout.MayRead | layout.MayWrite, layout.MayRead | layout.MayWrite}[acc]
+	if flags&syscall.O_TRUNC != 0 {
+		mask |= layout.MayWrite
+	}
+	return ss.check(ctx, c, n, in, mask)
+}
+
+// Release closes a handle; the last one of an unlinked file frees it.
+func (s *Server) Release(ctx context.Context, id Handle) error {
+	h, last := s.handles.remove(id)
+	if h == nil {
+		return errors.Of(errors.KindBadHandle)
+	}
+	s.dropFlock(h)
+	h.mu.Lock()
+	ss, n, lost := h.ss, h.n, h.lost
+	h.ss, h.n, h.lost = nil, nil, nil
+	h.mu.Unlock()
+	if n != nil {
+		if last && s.cur.Load() == ss && !h.dir {
+			ss.closed(n)
+		}
+		ss.put(n)
+	}
+	return lost
+}
+
+// closed looks whether the file that was closed last here has no name any more. Where the inode
+// is at hand its lock has been held, so its link count is right; else another server has had the lock since and
+// may have unlinked it, being told that it was open here: so it is looked at in the background.
+func (ss *session) closed(n *node) {
+	if in := n.in.Load(); in == freedInode || in != nil && in.Nlink > 0 {
+		return
+	}
+	ss.reapLater(n.ino)
+}
+
+// handlesClosed ends all handles, at Close.
+func (ss *session) handlesClosed(_ context.Context) {
+	ss.s.handles.each(func(h *handle) { _ = ss.s.Release(context.Background(), h.id) })
+}
+
+// Flush is called at each close(2).
+func (s *Server) Flush(ctx context.Context, id Handle, owner uint64) error {
+	h, err := s.handles.get(id)
+	if err != nil {
+		return err
+	}
+	s.dropPosix(h, owner)
+	return h.takeLost()
+}
+
+// Fsync makes the file's data and attributes durable (its names too: records are a prefix of what was done).
+func (s *Server) Fsync(ctx context.Context, id Handle, dataOnly bool) error {
+	h, err := s.handles.get(id)
+	if err != nil {
+		return err
+	}
+	return s.fsync(ctx, h)
+}
+
+func (s *Server) fsync(ctx context.Context, h *handle) error {
+	if err := h.takeLost(); err != nil {
+		return err
+	}
+	return s.do(ctx, func(ss *session) error {
+		h.hold(ss)
+		if h.ino == layout.RootIno {
+			return ss.flush(ctx, 0)
+		}
+		h.mu.Lock()
+		n := h.n
+		h.mu.Unlock()
+		if n == nil {
+			return errors.Of(errors.KindBadHandle)
+		}
+		if gen := n.lastGen.Load(); gen != 0 {
+			return ss.flushNode(ctx, n)
+		}
+		return nil
+	})
+}
+
+// OpenDir opens a directory.
+func (s *Server) OpenDir(ctx context.Context, c *Caller, ino Ino) (id Handle, err error) {
+	err = s.do(ctx, func(ss *session) error {
+		return ss.do1(ctx, shared(uint64(ino)), func(n *node) error {
+			in, err := ss.load(ctx, n)
+			if err != nil {
+				return err
+			}
+			if !in.IsDir() {
+				return errors.Of(errors.KindNotDir)
+			}
+			if err := ss.check(ctx, c, n, in, layout.MayRead); err != nil {
+				return err
+			}
+			if err := ss.answer(ctx, false); err != nil {
+				return err
+			}
+			id = s.handles.add(ss, n.ino, syscall.O_RDONLY, true).id
+			return nil
+		})
+	})
+	return id, err
+}
+
+// ReleaseDir closes a directory.
+func (s *Server) ReleaseDir(ctx context.Context, id Handle) error { return s.Release(ctx, id) }
+
+// FsyncDir makes the directory durable; of the root, everything before it.
+func (s *Server) FsyncDir(ctx context.Context, id Handle) error { return s.Fsync(ctx, id, false) }

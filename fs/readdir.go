@@ -1,0 +1,240 @@
+package fs
+
+import (
+	"context"
+
+	"dfs/blockstore"
+	"dfs/fs/layout"
+	"dfs/internal/errors"
+	"dfs/lockserver"
+	"dfs/wal"
+)
+
+// readDirBatch is how many entries are looked at under one holding of the directory's lock.
+const readDirBatch = 256
+
+// ReadDir lists a directory from a cookie on. The entries are collected in batches and
+// yield is called with nothing held.
+func (s *Server) ReadDir(ctx context.Context, id Handle, cookie uint64, plus bool, yield func(DirEntry) bool) error {
+	h, err := s.handles.get(id)
+	if err != nil {
+		return err
+	}
+	if !h.dir {
+		return errors.Of(errors.KindNotDir)
+	}
+	for {
+		var batch []DirEntry
+		err := s.do(ctx, func(ss *session) (err error) {
+			batch, err = ss.readDirBatch(ctx, h.ino, cookie, plus)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range batch {
+			if !yield(e) {
+				return nil
+			}
+			cookie = e.Cookie
+		}
+		if len(batch) < readDirBatch {
+			return nil
+		}
+	}
+}
+
+// readDirBatch returns the next entries; fewer than readDirBatch only at the end.
+func (ss *session) readDirBatch(ctx context.Context, ino, cookie uint64, plus bool) ([]DirEntry, error) {
+	batch, dirIndex, nameCacheable, err := ss.listNames(ctx, ino, cookie)
+	if err != nil || !plus {
+		return batch, err
+	}
+	if err := ss.warmInodes(ctx, batch, dirIndex); err != nil {
+		return nil, err
+	}
+	out := batch[:0]
+	for _, e := range batch {
+		if e.Name != "." && e.Name != ".." {
+			ent, err := ss.plusEntry(ctx, uint64(e.Ino), dirIndex)
+			switch {
+			case errors.Is(err, errors.KindStale):
+				// Removed meanwhile: without attributes the kernel looks it up for itself.
+			case err != nil:
+				return nil, err
+			default:
+				ent.NameCacheable = nameCacheable
+				e.Entry = &ent
+			}
+		}
+		out = append(out, e)
+	}
+	return out, ss.answer(ctx, false)
+}
+
+// listNames collects entries under the directory's lock. index is one at which all of them are there.
+func (ss *session) listNames(ctx context.Context, ino, cookie uint64) (batch []DirEntry, index uint64, nameCacheable bool, err error) {
+	var p pins
+	if err := ss.lock(ctx, &p, shared(ino)); err != nil {
+		return nil, 0, false, err
+	}
+	defer p.unlock()
+	n := p.of(ino)
+	t := ss.newTx()
+	defer t.done()
+	d, err := ss.openDir(ctx, t, n)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	if d.In.Nlink == 0 {
+		return nil, 0, false, nil // removed: it lists nothing, as on Linux
+	}
+	if err := ss.readAheadDir(ctx, n, d, cookie); err != nil {
+		return nil, 0, false, err
+	}
+	err = d.Iterate(cookie, func(e layout.Entry) bool {
+		batch = append(batch, DirEntry{Name: e.Name, Ino: Ino(e.Ino), Type: e.Type & typeMask, Cookie: e.Cookie})
+		return len(batch) < readDirBatch
+	})
+	if err == nil {
+		err = ss.answer(ctx, false)
+	}
+	// Names are not handed out as cacheable here: the locks of a kernel's READDIRPLUS answer are let go before it is written.
+	return batch, ss.minIndex(n.id()), err == nil && ss.nameCacheable(&p, n), err
+}
+
+// readAheadDir fetches the next buckets in one read.
+func (ss *session) readAheadDir(ctx context.Context, n *node, d *layout.Dir, cookie uint64) error {
+	blocks := d.BlocksAfter(cookie, 64)
+	for i := 0; i < len(blocks); i++ {
+		a := layout.DataAddr(n.ino, blocks[i])
+		if ss.cache.has(a) {
+			continue
+		}
+		// One missing: fetch all that miss.
+		return ss.fetchScattered(ctx, n, blocks[i:])
+	}
+	return nil
+}
+
+// fetchScattered brings blocks of n's vdisk into the cache in one request.
+func (ss *session) fetchScattered(ctx context.Context, n *node, blocks []uint64) error {
+	l := &load{done: make(chan struct{})}
+	var frames []*frame
+	var spans []blockstore.ReadSpan
+	for _, b := range blocks {
+		fs := ss.cache.claim(wal.Addr{VDisk: n.ino, Block: b}, 1, l)
+		if len(fs) == 0 {
+			continue
+		}
+		frames = append(frames, fs[0])
+		spans = append(spans, blockstore.ReadSpan{VDisk: n.ino, Block: b, Count: 1})
+	}
+	if len(frames) == 0 {
+		return nil
+	}
+	res, err := ss.read(ctx, spans, ss.minIndex(n.id()))
+	if err == nil {
+		for i, f := range frames {
+			copy(f.buf, res[i].Data)
+		}
+	}
+	ss.cache.loaded(frames, l, err)
+	if err != nil {
+		return err
+	}
+	for _, f := range frames {
+		ss.cache.protect(f)
+	}
+	ss.cache.unref(frames...)
+	return nil
+}
+
+// warmInodes gets the locks of the children that are not held with one Acquire, and their inodes with few reads.
+// Locks that others use are not waited for long; their attributes are then read without a lock, uncacheable (see Lookup).
+func (ss *session) warmInodes(ctx context.Context, batch []DirEntry, dirIndex uint64) error {
+	var reqs []lockserver.Request
+	for _, e := range batch {
+		if id := lockserver.LockID(e.Ino); e.Name != "." && e.Name != ".." && ss.be.Clerk.Held(id) == lockserver.None {
+			reqs = append(reqs, lockserver.Request{ID: id, Mode: lockserver.Shared})
+		}
+	}
+	if len(reqs) > 0 {
+		wctx, cancel := context.WithTimeout(ctx, 5*childWait)
+		err := ss.be.Clerk.Acquire(wctx, reqs...)
+		cancel()
+		if err == nil {
+			ids := make([]lockserver.LockID, 0, len(reqs))
+			for _, r := range reqs {
+				ids = append(ids, r.ID)
+			}
+			defer ss.be.Clerk.Unpin(ids...)
+		} else if isSessionEnd(err) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return ss.loadMany(ctx, batch, dirIndex)
+}
+
+// loadMany reads the inodes of the children whose lock is free to use and that are not at hand.
+func (ss *session) loadMany(ctx context.Context, batch []DirEntry, dirIndex uint64) error {
+	var nodes []*node
+	var spans []blockstore.ReadSpan
+	index := dirIndex
+	defer func() {
+		for _, n := range nodes {
+			n.lk.unlock(false)
+			ss.be.Clerk.Unpin(n.id())
+			ss.put(n)
+		}
+	}()
+	for _, e := range batch {
+		id := lockserver.LockID(e.Ino)
+		if e.Name == "." || e.Name == ".." || !ss.be.Clerk.TryAcquire(lockserver.Request{ID: id, Mode: lockserver.Shared}) {
+			continue
+		}
+		n := ss.node(uint64(e.Ino))
+		if n.in.Load() != nil || !n.lk.tryLock(false) {
+			ss.be.Clerk.Unpin(id)
+			ss.put(n)
+			continue
+		}
+		n.rv.note(lockserver.Shared)
+		nodes = append(nodes, n)
+		a := layout.InodeAddr(n.ino)
+		spans = append(spans, blockstore.ReadSpan{VDisk: a.VDisk, Block: a.Block, Count: 1})
+		index = max(index, ss.minIndex(id))
+	}
+	if len(spans) == 0 {
+		return nil
+	}
+	res, err := ss.read(ctx, spans, index)
+	if err != nil {
+		return err
+	}
+	for i, n := range nodes {
+		in, err := decodeInode(n.ino, res[i].Data)
+		if err != nil {
+			continue // told by plusEntry, for that entry alone
+		}
+		if n.in.Load() == nil {
+			if in.Blocks == 0 {
+				n.pres.allAbsent()
+			}
+			n.in.Store(in)
+		}
+	}
+	return nil
+}
+
+// plusEntry is the entry of one child.
+func (ss *session) plusEntry(ctx context.Context, ino, dirIndex uint64) (Entry, error) {
+	if e, ok, err := ss.childHeld(ctx, ino); ok || err != nil {
+		return e, err
+	}
+	in, err := ss.fetchInode(ctx, ino, max(dirIndex, ss.minIndex(lockserver.LockID(ino))))
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Attr: attrOf(in)}, nil
+}

@@ -1,0 +1,317 @@
+package fs
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"dfs/internal/errors"
+	"dfs/lockserver"
+	"dfs/wal"
+)
+
+var _ lockserver.RevokePreparer = (*Server)(nil)
+
+// Giving a lock up. Nothing here takes a lock of the cluster or an ilock. Steps (design, section 7):
+//
+//  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges read or written
+//     are noted. Drop the kernel's pages or names.
+//  2. Revoke, when no pin is left: operations that the old mode allows are still admitted, without a pin, because the kernel's
+//     page invalidation waits for reads under way. Drop the ranges noted; what they wrote back is part of the inode.
+//  3. Close the gate, let the admitted finish, drop what they read since.
+//  4. Flush up to the inode's last generation.
+//  5. Drop the kernel's attributes, then the cached blocks and the inode.
+//  6. Return: the clerk releases, with the index and whether the inode is open here.
+
+// revokeRounds bounds how often step 2 goes round while reads keep coming.
+const revokeRounds = 3
+
+// PrepareRevoke does step 1.
+func (s *Server) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
+	ss := s.cur.Load()
+	if ss == nil || id.Fixed() {
+		return
+	}
+	n := ss.node(uint64(id))
+	defer ss.put(n)
+	n.rv.noting.Store(true)
+	n.rv.prepared.Store(true)
+	ss.dropKernel(n, to)
+}
+
+// Revoke does steps 2 to 6.
+func (s *Server) Revoke(id lockserver.LockID, to lockserver.Mode) (index uint64, open bool, err error) {
+	s.mu.Lock()
+	ss := s.ss
+	s.mu.Unlock()
+	if ss == nil || ss.lost.Load() {
+		return 0, false, errors.New(errors.KindSessionEnded, "revoke of %d: no session", id)
+	}
+	if id.Fixed() {
+		// What was done under a fixed lock has records of its own: all of them.
+		if err := ss.revokeFlush(0); err != nil {
+			return 0, false, err
+		}
+		return ss.lastIndex(), false, nil
+	}
+	n := ss.node(uint64(id))
+	defer ss.put(n)
+	ss.revokeServing(n, to)
+	if gen := n.lastGen.Load(); gen != 0 {
+		if err := ss.revokeFlush(wal.Gen(gen)); err != nil {
+			return 0, false, err
+		}
+	}
+	ss.revokeCaches(n, to)
+	open = s.handles.isOpen(n.ino)
+	return ss.revokeIndex(n), open, nil
+}
+
+// revokeServing does steps 2 and 3.
+func (ss *session) revokeServing(n *node, to lockserver.Mode) {
+	rv := &n.rv
+	rv.noting.Store(true)
+	rv.beginServing()
+	if !rv.prepared.Load() {
+		ss.dropKernel(n, to)
+	}
+	for range revokeRounds {
+		ranges := rv.takeServed()
+		if len(ranges) == 0 {
+			break
+		}
+		ss.dropRanges(n, to, ranges)
+	}
+	if drained := rv.endServing(); drained != nil {
+		<-drained // operations under way; each is bounded in time
+	}
+	ss.dropRanges(n, to, rv.takeServed())
+}
+
+// dropKernel drops the kernel's pages, or names, where the mode left needs it. Under a Shared lock clean pages and
+// names stay right; pages go only if a writable mapping may turn them dirty.
+func (ss *session) dropKernel(n *node, to lockserver.Mode) {
+	inv := ss.s.opts.Invalidator
+	if inv == nil {
+		return
+	}
+	if n.kernelPages.Load() && (to == lockserver.None || ss.s.handles.isWritable(n.ino)) {
+		for _, r := range n.rv.gaps() {
+			inv.DropData(Ino(n.ino), r.from, r.to-r.from)
+		}
+		n.kernelPages.Store(false)
+	}
+	if n.kernelNames.Load() && to == lockserver.None {
+		inv.DropNames(Ino(n.ino))
+		n.kernelNames.Store(false)
+	}
+}
+
+func (ss *session) dropRanges(n *node, to lockserver.Mode, ranges []span) {
+	inv := ss.s.opts.Invalidator
+	if inv == nil || to != lockserver.None && !ss.s.handles.isWritable(n.ino) {
+		return
+	}
+	for _, r := range ranges {
+		inv.DropData(Ino(n.ino), r.from, r.to-r.from)
+	}
+}
+
+// revokeCaches does step 5.
+func (ss *session) revokeCaches(n *node, to lockserver.Mode) {
+	if to == lockserver.None {
+		if inv := ss.s.opts.Invalidator; inv != nil && n.kernelAttr.Load() {
+			inv.DropAttr(Ino(n.ino))
+		}
+		n.kernelAttr.Store(false)
+		n.kernelPages.Store(false)
+		n.kernelNames.Store(false)
+		n.in.Store(nil)
+		n.pres.reset()
+		ss.cache.drop(n.ino, 0, ^uint64(0))
+	}
+	n.rv.held.Store(uint32(to))
+	n.rv.noting.Store(false)
+	n.rv.prepared.Store(false)
+}
+
+// revokeIndex is an index not below that of the last record that touched n.
+func (ss *session) revokeIndex(n *node) uint64 {
+	if n.lastGen.Load() != 0 {
+		return ss.lastIndex()
+	}
+	ss.nodes.mu.Lock()
+	defer ss.nodes.mu.Unlock()
+	return ss.nodes.floor
+}
+
+func (ss *session) lastIndex() uint64 { return max(ss.be.Store.LastIndex(), ss.be.Log.LastIndex()) }
+
+// revokeFlush flushes until it is done or the session is over. It waits for the log alone.
+func (ss *session) revokeFlush(gen wal.Gen) error {
+	for {
+		err := ss.be.Log.Flush(context.WithoutCancel(ss.ctx), gen)
+		if err == nil || isSessionEnd(err) || ss.lost.Load() {
+			return err
+		}
+		ss.s.log.Warn("flushing for a revoke; trying again", "err", err)
+		select {
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// beginServing lets operations in that the mode held allows; those that wait for a pin are told.
+func (rv *revocation) beginServing() {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	rv.serving = true
+	for w := range rv.waiters {
+		if rv.admits(w) {
+			w.again = true
+			w.cancel()
+		}
+	}
+}
+
+// endServing closes the gate; the channel, if any, is closed when the admitted have finished.
+func (rv *revocation) endServing() <-chan struct{} {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	rv.serving = false
+	if rv.admitted == 0 {
+		return nil
+	}
+	rv.drained = make(chan struct{})
+	return rv.drained
+}
+
+func (rv *revocation) takeServed() []span {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	s := rv.served
+	rv.served = nil
+	return s
+}
+
+// gaps is the whole file less the pages that waiting writes cover in part: the kernel has these
+// locked, and not up to date, so there is nothing in them to drop and waiting for them would be for ever.
+func (rv *revocation) gaps() []span {
+	rv.mu.Lock()
+	var locked []span
+	for w := range rv.waiters {
+		if w.write.to > w.write.from && !rv.admits(w) {
+			locked = append(locked, span{w.write.from / blockSize * blockSize, (w.write.to + blockSize - 1) / blockSize * blockSize})
+		}
+	}
+	rv.mu.Unlock()
+	if len(locked) == 0 {
+		return []span{{0, 0}} // to the end
+	}
+	slices.SortFunc(locked, func(a, b span) int {
+		if a.from < b.from {
+			return -1
+		}
+		return 1
+	})
+	var out []span
+	at := uint64(0)
+	for _, l := range locked {
+		if l.from > at {
+			out = append(out, span{at, l.from})
+		}
+		at = max(at, l.to)
+	}
+	return append(out, span{at, at}) // length 0: to the end
+}
+
+// LeaseExpired is called when the lease ran out: every operation looks at the lease when it answers, so there is nothing to do but to say so.
+func (s *Server) LeaseExpired() {
+	s.log.Warn("the lease ran out; operations wait until it is renewed")
+}
+
+// SessionEnded drops the session: what was not durable is lost and reported once by every descriptor of such a file,
+// descriptors with a file lock fail from now on, the kernel's caches are void.
+func (s *Server) SessionEnded(cause error) {
+	s.mu.Lock()
+	ss := s.ss
+	if ss == nil || !ss.lost.CompareAndSwap(false, true) {
+		s.mu.Unlock()
+		return
+	}
+	ss.end(errors.New(errors.KindSessionEnded, "the session with the cluster ended: %w", orUnknown(cause)))
+	s.cur.CompareAndSwap(ss, nil)
+	s.signalLocked()
+	s.mu.Unlock()
+	lost := ss.lostInodes()
+	s.handles.each(func(h *handle) { h.sessionLost(ss, lost[h.ino]) })
+	s.log.Error("the session with the cluster was ended: its caches are void, unsaved changes are lost", "cause", cause, "files", len(lost))
+	for ino := range lost {
+		s.log.Warn("unsaved changes of an inode are lost", "inode", ino)
+	}
+	ss.voidKernel()
+	if f := s.opts.SessionEnded; f != nil {
+		go f(cause)
+	}
+}
+
+func orUnknown(err error) error {
+	if err == nil {
+		return errors.Of(errors.KindSessionEnded)
+	}
+	return err
+}
+
+// lostInodes are those with changes that were not durable.
+func (ss *session) lostInodes() map[uint64]bool {
+	durable := uint64(ss.be.Log.Durable())
+	t := &ss.nodes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lost := map[uint64]bool{}
+	for ino, n := range t.nodes {
+		if n.lastGen.Load() > durable {
+			lost[ino] = true
+		}
+	}
+	return lost
+}
+
+// voidKernel drops what the kernel has of this session, in the background: it may wait for requests that wait for the next session.
+func (ss *session) voidKernel() {
+	inv := ss.s.opts.Invalidator
+	if inv == nil {
+		return
+	}
+	t := &ss.nodes
+	t.mu.Lock()
+	nodes := make([]*node, 0, len(t.nodes))
+	for _, n := range t.nodes {
+		nodes = append(nodes, n)
+	}
+	t.mu.Unlock()
+	go func() {
+		for _, n := range nodes {
+			inv.DropAttr(Ino(n.ino))
+			if n.kernelPages.Load() {
+				inv.DropData(Ino(n.ino), 0, 0)
+			}
+			if n.kernelNames.Load() {
+				inv.DropNames(Ino(n.ino))
+			}
+		}
+	}()
+}
+
+// sessionLost marks a descriptor whose session ended.
+func (h *handle) sessionLost(ss *session, dirty bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if dirty {
+		h.lost = errors.New(errors.KindIO, "data written to this file before the session with the cluster ended is lost: write it again")
+	}
+	if h.locked {
+		h.broken = true
+	}
+	h.ss, h.n = nil, nil
+}
