@@ -317,6 +317,26 @@ func (c *Cluster) InvalidateLeader(addr string) {
 	c.forgetLeaderLocked(addr)
 }
 
+// InvalidateBefore forgets the leader if it was seen to lead in a term below
+// term: the caller knows of a later one.
+func (c *Cluster) InvalidateBefore(term uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leader != nil && c.leadership.Term < term {
+		c.leader = nil
+	}
+}
+
+// KnownLeader is the address of the node thought to lead, "" if none is.
+func (c *Cluster) KnownLeader() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leader == nil {
+		return ""
+	}
+	return c.leader.addr
+}
+
 func (c *Cluster) failLocked(n *node, err error) {
 	n.fails++
 	n.last = err.Error()

@@ -22,7 +22,7 @@ type Info struct {
 	ClusterID    string // "" while the node belongs to no cluster
 	Leadership   blockstore.Leadership
 	Members      []Member
-	MembersIndex uint64 // log index of that list: the greater is the newer
+	MembersIndex uint64 // log index of that list, the greater is the newer; 0: unknown, and the leader's list counts
 }
 
 // Source is what the Info service tells. Info must answer at once, from memory.

@@ -359,9 +359,11 @@ func (c *Cluster) note(ans answer) bool {
 	return true
 }
 
-// learnMembersLocked takes in a newer member list.
+// learnMembersLocked takes in a newer member list: of a greater index, or of the
+// same one (0: the node knows no index) from the leader.
 func (c *Cluster) learnMembersLocked(info Info) {
-	if len(info.Members) == 0 || (len(c.members) > 0 && info.MembersIndex <= c.membersIndex) {
+	newer := info.MembersIndex > c.membersIndex || (info.MembersIndex == c.membersIndex && info.Leadership.Self && info.Leadership.Term >= c.selfTermMax)
+	if len(info.Members) == 0 || (len(c.members) > 0 && !newer) {
 		return
 	}
 	c.members, c.membersIndex = info.Members, info.MembersIndex

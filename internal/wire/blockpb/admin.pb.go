@@ -144,6 +144,10 @@ type AdminMember struct {
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port
 	Voter         bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
+	Leader        bool                   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Self          bool                   `protobuf:"varint,5,opt,name=self,proto3" json:"self,omitempty"`       // the answering node
+	Applied       uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"` // what it has applied, 0 if it did not answer
+	Answered      bool                   `protobuf:"varint,7,opt,name=answered,proto3" json:"answered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,10 +203,37 @@ func (x *AdminMember) GetVoter() bool {
 	return false
 }
 
+func (x *AdminMember) GetLeader() bool {
+	if x != nil {
+		return x.Leader
+	}
+	return false
+}
+
+func (x *AdminMember) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *AdminMember) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *AdminMember) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
 type MembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Members       []*AdminMember         `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,13 +273,6 @@ func (x *MembersResponse) GetMembers() []*AdminMember {
 		return x.Members
 	}
 	return nil
-}
-
-func (x *MembersResponse) GetIndex() uint64 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
 }
 
 type AddNodeRequest struct {
@@ -616,13 +640,14 @@ func (*ScrubRequest) Descriptor() ([]byte, []int) {
 }
 
 type ScrubProgress struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	ChunksDone     uint64                 `protobuf:"varint,1,opt,name=chunks_done,json=chunksDone,proto3" json:"chunks_done,omitempty"`
-	BlocksBad      uint64                 `protobuf:"varint,2,opt,name=blocks_bad,json=blocksBad,proto3" json:"blocks_bad,omitempty"`                // whose checksum did not fit
-	BlocksRepaired uint64                 `protobuf:"varint,3,opt,name=blocks_repaired,json=blocksRepaired,proto3" json:"blocks_repaired,omitempty"` // of them, fetched from another replica
-	Done           bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunks        uint64                 `protobuf:"varint,1,opt,name=chunks,proto3" json:"chunks,omitempty"`     // walked
+	Bad           uint64                 `protobuf:"varint,2,opt,name=bad,proto3" json:"bad,omitempty"`           // blocks whose checksum did not fit
+	Repaired      uint64                 `protobuf:"varint,3,opt,name=repaired,proto3" json:"repaired,omitempty"` // of them, fetched from another replica
+	Failed        uint64                 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`     // of them, without a good copy anywhere
+	Done          bool                   `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`         // the last message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScrubProgress) Reset() {
@@ -655,23 +680,30 @@ func (*ScrubProgress) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *ScrubProgress) GetChunksDone() uint64 {
+func (x *ScrubProgress) GetChunks() uint64 {
 	if x != nil {
-		return x.ChunksDone
+		return x.Chunks
 	}
 	return 0
 }
 
-func (x *ScrubProgress) GetBlocksBad() uint64 {
+func (x *ScrubProgress) GetBad() uint64 {
 	if x != nil {
-		return x.BlocksBad
+		return x.Bad
 	}
 	return 0
 }
 
-func (x *ScrubProgress) GetBlocksRepaired() uint64 {
+func (x *ScrubProgress) GetRepaired() uint64 {
 	if x != nil {
-		return x.BlocksRepaired
+		return x.Repaired
+	}
+	return 0
+}
+
+func (x *ScrubProgress) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
 	}
 	return 0
 }
@@ -721,12 +753,14 @@ func (*CatchUpRequest) Descriptor() ([]byte, []int) {
 
 type CatchUpProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Running       bool                   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
-	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // the node that it pulls from
-	ChunksDone    uint64                 `protobuf:"varint,3,opt,name=chunks_done,json=chunksDone,proto3" json:"chunks_done,omitempty"`
-	BytesDone     uint64                 `protobuf:"varint,4,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
-	Applied       uint64                 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"` // what this node has applied
-	Target        uint64                 `protobuf:"varint,6,opt,name=target,proto3" json:"target,omitempty"`   // what it must have applied to serve reads
+	Active        bool                   `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // address of the replica copied from
+	Manifest      uint64                 `protobuf:"varint,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	ChunksListed  uint64                 `protobuf:"varint,4,opt,name=chunks_listed,json=chunksListed,proto3" json:"chunks_listed,omitempty"`
+	ChunksDone    uint64                 `protobuf:"varint,5,opt,name=chunks_done,json=chunksDone,proto3" json:"chunks_done,omitempty"`
+	ChunksPulled  uint64                 `protobuf:"varint,6,opt,name=chunks_pulled,json=chunksPulled,proto3" json:"chunks_pulled,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	LastError     string                 `protobuf:"bytes,8,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,18 +795,32 @@ func (*CatchUpProgress) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *CatchUpProgress) GetRunning() bool {
+func (x *CatchUpProgress) GetActive() bool {
 	if x != nil {
-		return x.Running
+		return x.Active
 	}
 	return false
 }
 
-func (x *CatchUpProgress) GetFrom() string {
+func (x *CatchUpProgress) GetSource() string {
 	if x != nil {
-		return x.From
+		return x.Source
 	}
 	return ""
+}
+
+func (x *CatchUpProgress) GetManifest() uint64 {
+	if x != nil {
+		return x.Manifest
+	}
+	return 0
+}
+
+func (x *CatchUpProgress) GetChunksListed() uint64 {
+	if x != nil {
+		return x.ChunksListed
+	}
+	return 0
 }
 
 func (x *CatchUpProgress) GetChunksDone() uint64 {
@@ -782,30 +830,31 @@ func (x *CatchUpProgress) GetChunksDone() uint64 {
 	return 0
 }
 
-func (x *CatchUpProgress) GetBytesDone() uint64 {
+func (x *CatchUpProgress) GetChunksPulled() uint64 {
 	if x != nil {
-		return x.BytesDone
+		return x.ChunksPulled
 	}
 	return 0
 }
 
-func (x *CatchUpProgress) GetApplied() uint64 {
+func (x *CatchUpProgress) GetBytes() uint64 {
 	if x != nil {
-		return x.Applied
+		return x.Bytes
 	}
 	return 0
 }
 
-func (x *CatchUpProgress) GetTarget() uint64 {
+func (x *CatchUpProgress) GetLastError() string {
 	if x != nil {
-		return x.Target
+		return x.LastError
 	}
-	return 0
+	return ""
 }
 
 type ChunkHashesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // to hold at; 0: what it has applied now
+	Hold          bool                   `protobuf:"varint,1,opt,name=hold,proto3" json:"hold,omitempty"`   // hold this node's apply still meanwhile (a follower only)
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // with hold: at this index; 0: where it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -840,6 +889,13 @@ func (*ChunkHashesRequest) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
+func (x *ChunkHashesRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
 func (x *ChunkHashesRequest) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
@@ -851,7 +907,8 @@ type ChunkHash struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vdisk         uint64                 `protobuf:"varint,1,opt,name=vdisk,proto3" json:"vdisk,omitempty"`
 	Chunk         uint64                 `protobuf:"varint,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
-	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"` // SHA-256 of the canonical content
+	Hash          []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`                             // SHA-256 of the presence bitmap and the present blocks
+	LastIndex     uint64                 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // that changed it last: with the same one, two replicas hold the same
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -907,9 +964,16 @@ func (x *ChunkHash) GetHash() []byte {
 	return nil
 }
 
+func (x *ChunkHash) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
 type ChunkHashesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`  // held: the index held at; else what was applied after these were read
 	Chunks        []*ChunkHash           `protobuf:"bytes,2,rep,name=chunks,proto3" json:"chunks,omitempty"` // ascending
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -967,14 +1031,17 @@ const file_admin_proto_rawDesc = "" +
 	"\rStatusRequest\"$\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\x10\n" +
-	"\x0eMembersRequest\"Q\n" +
+	"\x0eMembersRequest\"\xb3\x01\n" +
 	"\vAdminMember\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05voter\x18\x03 \x01(\bR\x05voter\"\\\n" +
+	"\x05voter\x18\x03 \x01(\bR\x05voter\x12\x16\n" +
+	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x12\n" +
+	"\x04self\x18\x05 \x01(\bR\x04self\x12\x18\n" +
+	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x1a\n" +
+	"\banswered\x18\a \x01(\bR\banswered\"F\n" +
 	"\x0fMembersResponse\x123\n" +
-	"\amembers\x18\x01 \x03(\v2\x19.dfs.block.v1.AdminMemberR\amembers\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\">\n" +
+	"\amembers\x18\x01 \x03(\v2\x19.dfs.block.v1.AdminMemberR\amembers\">\n" +
 	"\x0eAddNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x11\n" +
@@ -988,30 +1055,34 @@ const file_admin_proto_rawDesc = "" +
 	"\x19TransferLeadershipRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\x1c\n" +
 	"\x1aTransferLeadershipResponse\"\x0e\n" +
-	"\fScrubRequest\"\x8c\x01\n" +
-	"\rScrubProgress\x12\x1f\n" +
-	"\vchunks_done\x18\x01 \x01(\x04R\n" +
-	"chunksDone\x12\x1d\n" +
+	"\fScrubRequest\"\x81\x01\n" +
+	"\rScrubProgress\x12\x16\n" +
+	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x10\n" +
+	"\x03bad\x18\x02 \x01(\x04R\x03bad\x12\x1a\n" +
+	"\brepaired\x18\x03 \x01(\x04R\brepaired\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x04R\x06failed\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\"\x10\n" +
+	"\x0eCatchUpRequest\"\xfd\x01\n" +
+	"\x0fCatchUpProgress\x12\x16\n" +
+	"\x06active\x18\x01 \x01(\bR\x06active\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1a\n" +
+	"\bmanifest\x18\x03 \x01(\x04R\bmanifest\x12#\n" +
+	"\rchunks_listed\x18\x04 \x01(\x04R\fchunksListed\x12\x1f\n" +
+	"\vchunks_done\x18\x05 \x01(\x04R\n" +
+	"chunksDone\x12#\n" +
+	"\rchunks_pulled\x18\x06 \x01(\x04R\fchunksPulled\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12\x1d\n" +
 	"\n" +
-	"blocks_bad\x18\x02 \x01(\x04R\tblocksBad\x12'\n" +
-	"\x0fblocks_repaired\x18\x03 \x01(\x04R\x0eblocksRepaired\x12\x12\n" +
-	"\x04done\x18\x04 \x01(\bR\x04done\"\x10\n" +
-	"\x0eCatchUpRequest\"\xb1\x01\n" +
-	"\x0fCatchUpProgress\x12\x18\n" +
-	"\arunning\x18\x01 \x01(\bR\arunning\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\x12\x1f\n" +
-	"\vchunks_done\x18\x03 \x01(\x04R\n" +
-	"chunksDone\x12\x1d\n" +
-	"\n" +
-	"bytes_done\x18\x04 \x01(\x04R\tbytesDone\x12\x18\n" +
-	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12\x16\n" +
-	"\x06target\x18\x06 \x01(\x04R\x06target\"*\n" +
-	"\x12ChunkHashesRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"K\n" +
+	"last_error\x18\b \x01(\tR\tlastError\">\n" +
+	"\x12ChunkHashesRequest\x12\x12\n" +
+	"\x04hold\x18\x01 \x01(\bR\x04hold\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"j\n" +
 	"\tChunkHash\x12\x14\n" +
 	"\x05vdisk\x18\x01 \x01(\x04R\x05vdisk\x12\x14\n" +
 	"\x05chunk\x18\x02 \x01(\x04R\x05chunk\x12\x12\n" +
-	"\x04hash\x18\x03 \x01(\fR\x04hash\"\\\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\"\\\n" +
 	"\x13ChunkHashesResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12/\n" +
 	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.block.v1.ChunkHashR\x06chunks2\xc2\x05\n" +

@@ -48,8 +48,7 @@ type AdminClient interface {
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubProgress], error)
 	// CatchUp tells how far this node's catch-up is, again and again until it is done.
 	CatchUp(ctx context.Context, in *CatchUpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CatchUpProgress], error)
-	// ChunkHashes holds this node at the index asked for, tells the index that it
-	// is held at in a first message, and then the hash of every chunk's content.
+	// ChunkHashes tells the hash of every chunk's content, ascending.
 	ChunkHashes(ctx context.Context, in *ChunkHashesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ChunkHashesResponse], error)
 }
 
@@ -194,8 +193,7 @@ type AdminServer interface {
 	Scrub(*ScrubRequest, grpc.ServerStreamingServer[ScrubProgress]) error
 	// CatchUp tells how far this node's catch-up is, again and again until it is done.
 	CatchUp(*CatchUpRequest, grpc.ServerStreamingServer[CatchUpProgress]) error
-	// ChunkHashes holds this node at the index asked for, tells the index that it
-	// is held at in a first message, and then the hash of every chunk's content.
+	// ChunkHashes tells the hash of every chunk's content, ascending.
 	ChunkHashes(*ChunkHashesRequest, grpc.ServerStreamingServer[ChunkHashesResponse]) error
 	mustEmbedUnimplementedAdminServer()
 }
