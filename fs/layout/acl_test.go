@@ -141,6 +141,11 @@ func TestMayAccess(t *testing.T) {
 			t.Errorf("case %d: %+v on %o for %o: %v", i, c.c, c.mode, c.mask, got)
 		}
 	}
+	wide := append(ACL{}, sampleACL...)
+	wide[4].Perm = 7 // group 2000, under the mask r-x
+	if c := (Cred{UID: 4, GID: 2000}); MayAccess(c, reg|0o751, 1, 5, wide, MayWrite) || !MayAccess(c, reg|0o751, 1, 5, wide, MayExec) {
+		t.Error("the mask bounds what a group is granted")
+	}
 	// An ACL that says no more than the mode decides as the mode does.
 	for mode := range uint32(0o1000) {
 		acl := ACL{{ACLUserObj, uint16(mode >> 6), aclNoID}, {ACLGroupObj, uint16(mode >> 3 & 7), aclNoID}, {ACLOther, uint16(mode & 7), aclNoID}}

@@ -70,6 +70,10 @@ func TestEntryAt(t *testing.T) {
 			t.Errorf("%s: taken", c.name)
 		}
 	}
+	odd := append(bytes.Clone(good), 0, 0, 0, 0)
+	if odd[16]++; entryAt(odd) != nil {
+		t.Error("length not aligned: taken")
+	}
 	if entryAt(good[:entryHeader-1]) != nil || entryAt(good[:len(good)-4]) != nil {
 		t.Error("short: taken")
 	}

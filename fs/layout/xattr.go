@@ -207,8 +207,8 @@ func (in *Inode) XattrSet(b Blocks, name string, value []byte, flags int) error 
 	return nil
 }
 
-// freeXattr frees the blocks of old that a value in slot (-1: none) does not write
-// again, and counts those it adds.
+// freeXattr frees the blocks of old that a value in slot (-1: none; else that of old, if
+// old has one) does not write again, and counts those it adds.
 func (in *Inode) freeXattr(b Blocks, old xattrView, slot int, value []byte) {
 	keep := uint64(0)
 	if slot >= 0 {
@@ -219,9 +219,6 @@ func (in *Inode) freeXattr(b Blocks, old xattrView, slot int, value []byte) {
 		return
 	}
 	in.Blocks -= old.blocks()
-	if slot != int(old.slot()) {
-		keep = 0
-	}
 	for i := keep; i < old.blocks(); i++ {
 		b.Free(old.firstBlock() + i)
 	}
