@@ -178,7 +178,8 @@ func (s *LogStore) deleteFront(before uint64) error {
 }
 
 // HoldDeletes keeps entries from being removed at the front (a replica that is being copied
-// to will need them) until release is called; release may be called more than once.
+// to will need them) until release is called; release may be called more than once. A removal of
+// all entries is not held: it may be that of a conflicting tail, which raft must see done.
 func (s *LogStore) HoldDeletes() (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
