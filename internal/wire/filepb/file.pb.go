@@ -1245,8 +1245,8 @@ type OpenRequest struct {
 	Ino    uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
 	Flags  uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"` // O_*
 	Client []byte                 `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
-	// reopen: the file was open already, on a node that went away. Permissions are not checked
-	// again for what the first open had checked, and O_TRUNC, O_EXCL, O_CREAT are refused.
+	// reopen: the file was open already, on a node that went away. Permissions are checked as
+	// at any open; O_TRUNC, O_EXCL, O_CREAT are refused.
 	Reopen        bool `protobuf:"varint,5,opt,name=reopen,proto3" json:"reopen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

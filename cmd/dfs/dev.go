@@ -1,0 +1,430 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dfs/fuse"
+	"dfs/internal/errors"
+)
+
+// dfs dev: a whole cluster on this machine, to try and to develop with.
+
+// devStartWait bounds how long a start may take: a replay of a full log, and a mount.
+const devStartWait = 2 * time.Minute
+
+// devStopWait bounds how long one process may take to stop before it is killed.
+const devStopWait = 30 * time.Second
+
+func newDevCommand() *cobra.Command {
+	var opt devOptions
+	c := &cobra.Command{
+		Use:   "dev [DIR]",
+		Short: "start a three-node cluster on this machine and mount it at DIR",
+		Long: `Start three node processes on this machine, each with its own data, and mount the
+cluster at DIR (default ./mnt). Ctrl-C unmounts and stops them; the data is
+there again at the next start.`,
+		Example: `  dfs dev                         # mount at ./mnt, data in ./.dfs-dev
+  dfs dev --data /srv/try /mnt/try
+  dfs dev --background ./mnt      # returns once the mount is ready
+  dfs dev mount /mnt/second       # one more mount of the same cluster
+  dfs dev stop`,
+		Args: rangeArgs(0, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			opt.dir = "mnt"
+			if len(args) == 1 {
+				opt.dir = args[0]
+			}
+			return runDev(c.Context(), opt, c.OutOrStdout())
+		},
+	}
+	c.PersistentFlags().StringVar(&opt.data, "data", ".dfs-dev", "directory for the nodes' data, logs and state")
+	c.Flags().BoolVar(&opt.background, "background", false, "return once the mount is ready, and go on in the background")
+	c.Flags().IntVar(&opt.nodes, "nodes", 3, "number of nodes (at the first start)")
+	c.Flags().StringVar(&opt.logLevel, "log-level", "info", "what the processes log: debug, info, warn or error")
+	c.Flags().StringArrayVar(&opt.mountArgs, "mount-option", nil, "flag for the mount, such as --mount-option=--cache=512MiB (repeatable)")
+	c.AddCommand(
+		&cobra.Command{Use: "stop", Short: "unmount and stop what dfs dev started", Args: noArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return stopDev(c.Context(), opt.data, c.OutOrStdout()) }},
+		&cobra.Command{Use: "mount DIR", Short: "add an independent mount of the dev cluster", Args: exactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				return mountDev(c.Context(), opt.data, args[0], c.OutOrStdout())
+			}},
+	)
+	return c
+}
+
+type devOptions struct {
+	dir, data, logLevel string
+	background          bool
+	nodes               int
+	mountArgs           []string
+}
+
+func runDev(ctx context.Context, opt devOptions, out io.Writer) error {
+	dir, err := filepath.Abs(opt.dir)
+	if err != nil {
+		return err
+	}
+	opt.dir = dir
+	if opt.data, err = filepath.Abs(opt.data); err != nil {
+		return err
+	}
+	if opt.nodes < 1 || opt.nodes > 9 {
+		return usageError{fmt.Errorf("--nodes %d: want 1 to 9", opt.nodes)}
+	}
+	if err := os.MkdirAll(opt.data, 0o755); err != nil {
+		return errors.New(errors.KindOf(err), "the data directory: %w", err)
+	}
+	ready := newReadiness()
+	lock, err := lockDev(opt.data)
+	if err != nil {
+		if state, e := readDevState(opt.data); e == nil && opt.background && fuse.Mounted(state.Dir) {
+			_, err = fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, state))
+			return err
+		}
+		return ready.failed(err)
+	}
+	if opt.background && !ready.daemon() {
+		_ = lock.Close()
+		args := []string{"dev", "--data", opt.data, "--nodes", fmt.Sprint(opt.nodes), "--log-level", opt.logLevel}
+		for _, a := range opt.mountArgs {
+			args = append(args, "--mount-option="+a)
+		}
+		return background(ctx, append(args, "--", opt.dir), filepath.Join(opt.data, "dev.log"), out)
+	}
+	defer lock.Close()
+	return ready.failed(superviseDev(ctx, opt, ready, out))
+}
+
+// superviseDev starts everything, waits for the end, and stops everything.
+func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.Writer) (err error) {
+	state, err := prepareDev(opt)
+	if err != nil {
+		return err
+	}
+	var children devChildren
+	defer func() { err = firstError(err, children.stop(out)) }()
+	startCtx, cancel := context.WithTimeout(ctx, devStartWait)
+	defer cancel()
+	for i := range state.Nodes {
+		n := &state.Nodes[i]
+		pid, err := children.start(n.Log, "server", "--id", n.ID, "--listen", n.Address, "--data", n.Data,
+			"--bootstrap", state.bootstrap(), "--log-level", opt.logLevel)
+		if err != nil {
+			return err
+		}
+		n.PID = pid
+	}
+	state.PID = os.Getpid()
+	if err := writeDevState(opt.data, state); err != nil {
+		return err
+	}
+	if err := clearStaleMount(state.Dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(state.Dir, 0o755); err != nil {
+		return errors.New(errors.KindOf(err), "the mount point: %w", err)
+	}
+	mountLog := filepath.Join(opt.data, "mount.log")
+	args := append([]string{"mount", "--foreground", "--log-level", opt.logLevel, "--wait", devStartWait.String()}, opt.mountArgs...)
+	state.MountPID, err = children.start(mountLog, append(args, state.cluster(), state.Dir)...)
+	if err != nil {
+		return err
+	}
+	if err := writeDevState(opt.data, state); err != nil {
+		return err
+	}
+	for !fuse.Mounted(state.Dir) {
+		select {
+		case <-startCtx.Done():
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.New(errors.KindTimeout, "the mount was not ready within %s; see the logs in %s", devStartWait, opt.data)
+		case dead := <-children.died():
+			return errors.New(errors.KindIO, "%s ended: %s\nits log, %s, ends with:\n%s", dead.what, dead.state, dead.log, tailOf(dead.log))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	banner := devBanner(opt.data, state)
+	ready.ready(banner)
+	if _, err := io.WriteString(out, banner); err != nil {
+		return err
+	}
+	return children.watch(ctx, out)
+}
+
+// prepareDev reads the state of an earlier start, or makes a first one.
+func prepareDev(opt devOptions) (*devState, error) {
+	state, err := readDevState(opt.data)
+	if os.IsNotExist(err) {
+		state, err = newDevState(opt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	state.Dir = opt.dir
+	for _, n := range state.Nodes {
+		l, err := net.Listen("tcp", n.Address)
+		if err != nil {
+			return nil, errors.New(errors.KindBusy, "node %s's address %s is in use by another program (%w); stop that program, or start afresh with another --data", n.ID, n.Address, err)
+		}
+		_ = l.Close()
+	}
+	return state, nil
+}
+
+func newDevState(opt devOptions) (*devState, error) {
+	state := &devState{Version: devStateVersion}
+	for i := range opt.nodes {
+		id := string(rune('a' + i))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 7470+i))
+		if err != nil {
+			l, err = net.Listen("tcp", "127.0.0.1:0")
+		}
+		if err != nil {
+			return nil, errors.New(errors.KindBusy, "finding a free port: %w", err)
+		}
+		defer l.Close()
+		state.Nodes = append(state.Nodes, devNode{ID: id, Address: l.Addr().String(),
+			Data: filepath.Join(opt.data, "node-"+id), Log: filepath.Join(opt.data, "node-"+id+".log")})
+	}
+	return state, nil
+}
+
+// clearStaleMount detaches a dfs mount at dir whose daemon is dead.
+func clearStaleMount(dir string) error {
+	if !fuse.Mounted(dir) {
+		return nil
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err == syscall.ENOTCONN || err == syscall.ECONNABORTED {
+		return fuse.Unmount(dir, true)
+	}
+	return errors.New(errors.KindBusy, "%s is already a dfs mount; unmount it first (dfs umount %s)", dir, dir)
+}
+
+func devBanner(data string, s *devState) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\ndfs is ready.\n\n  mount    %s\n  cluster  %s\n", s.Dir, s.cluster())
+	for _, n := range s.Nodes {
+		fmt.Fprintf(&b, "  node %s   %-21s pid %-7d log %s\n", n.ID, n.Address, n.PID, n.Log)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		self = "dfs"
+	}
+	fmt.Fprintf(&b, "  data     %s\n\ntry\n", data)
+	fmt.Fprintf(&b, "  echo hello > %s/hello && cat %s/hello\n", s.Dir, s.Dir)
+	fmt.Fprintf(&b, "  %s status %s\n", self, s.cluster())
+	fmt.Fprintf(&b, "  kill -9 %d                      # one node: the mount goes on\n", s.Nodes[0].PID)
+	fmt.Fprintf(&b, "  %s dev mount --data %s /tmp/second   # a second, independent mount\n", self, data)
+	fmt.Fprintf(&b, "stop\n  %s dev stop --data %s   (or Ctrl-C where it runs in the foreground)\n\n", self, data)
+	return b.String()
+}
+
+func stopDev(ctx context.Context, data string, out io.Writer) error {
+	data, err := filepath.Abs(data)
+	if err != nil {
+		return err
+	}
+	state, err := readDevState(data)
+	if os.IsNotExist(err) {
+		_, err = fmt.Fprintln(out, "nothing runs here: there is no", devStatePath(data))
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	for _, dir := range state.mounts(data) {
+		if err := umount(ctx, dir, umountOptions{wait: devStopWait}); err != nil {
+			return err
+		}
+		state.forgetMount(data, dir)
+	}
+	lock, err := lockDev(data)
+	if err != nil { // somebody holds it: the supervisor lives
+		if err := syscall.Kill(state.PID, syscall.SIGTERM); err != nil && err != syscall.ESRCH {
+			return errors.New(errors.KindOf(err), "stopping process %d: %w", state.PID, err)
+		}
+		deadline := time.Now().Add(devStartWait)
+		for lock, err = lockDev(data); err != nil; lock, err = lockDev(data) {
+			if time.Now().After(deadline) {
+				return errors.New(errors.KindTimeout, "process %d did not stop within %s; see %s", state.PID, devStartWait, filepath.Join(data, "dev.log"))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	defer lock.Close()
+	if fuse.Mounted(state.Dir) {
+		if err := fuse.Unmount(state.Dir, true); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(out, "stopped; the data is kept in", data)
+	return err
+}
+
+func mountDev(ctx context.Context, data, dir string, out io.Writer) error {
+	data, err := filepath.Abs(data)
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	state, err := readDevState(data)
+	if err != nil {
+		return errors.New(errors.KindNotExist, "no dev cluster in %s (%w); start one first: dfs dev --data %s", data, err, data)
+	}
+	if err := clearStaleMount(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return errors.New(errors.KindOf(err), "the mount point: %w", err)
+	}
+	state.rememberMount(data, dir)
+	log := filepath.Join(data, "mount"+strings.ReplaceAll(dir, "/", "-")+".log")
+	return background(ctx, []string{"mount", state.cluster(), dir}, log, out)
+}
+
+// devChildren are the processes that a supervisor started. They are told to
+// end (SIGTERM) when the supervisor dies.
+type devChildren struct {
+	mu     sync.Mutex
+	list   []*devChild
+	deaths chan *devChild
+}
+
+type devChild struct {
+	what  string
+	log   string
+	cmd   *exec.Cmd
+	state string
+	done  chan struct{}
+}
+
+func (d *devChildren) died() chan *devChild {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.deaths == nil {
+		d.deaths = make(chan *devChild, 16)
+	}
+	return d.deaths
+}
+
+// start runs `dfs args…` with its output appended to log, and returns its pid.
+func (d *devChildren) start(log string, args ...string) (int, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, errors.New(errors.KindIO, "finding this program: %w", err)
+	}
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return 0, errors.New(errors.KindOf(err), "opening the log %s: %w", log, err)
+	}
+	defer f.Close()
+	child := &devChild{what: "dfs " + args[0], log: log, done: make(chan struct{})}
+	child.cmd = exec.Command(self, args...)
+	child.cmd.Stdout, child.cmd.Stderr = f, f
+	child.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	deaths, started := d.died(), make(chan error)
+	go func() {
+		// The death signal is bound to the thread that forked: keep it.
+		runtime.LockOSThread()
+		err := child.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = child.cmd.Wait()
+		child.state = child.cmd.ProcessState.String()
+		close(child.done)
+		deaths <- child
+	}()
+	if err := <-started; err != nil {
+		return 0, errors.New(errors.KindIO, "starting %s: %w", child.what, err)
+	}
+	d.mu.Lock()
+	d.list = append(d.list, child)
+	d.mu.Unlock()
+	return child.cmd.Process.Pid, nil
+}
+
+// watch tells of children that end, until ctx does or the mount has ended. A node that was killed
+// is not started again: that is for the user to try.
+func (d *devChildren) watch(ctx context.Context, out io.Writer) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case dead := <-d.died():
+			if _, err := fmt.Fprintf(out, "%s (pid %d) ended: %s; its log is %s\n", dead.what, dead.cmd.Process.Pid, dead.state, dead.log); err != nil {
+				return err
+			}
+			if dead.what == "dfs mount" {
+				return nil
+			}
+		}
+	}
+}
+
+// stop ends the children, the last started first: the mount before the nodes.
+func (d *devChildren) stop(out io.Writer) error {
+	d.mu.Lock()
+	list := d.list
+	d.mu.Unlock()
+	var failed error
+	for i := len(list) - 1; i >= 0; i-- {
+		child := list[i]
+		_ = child.cmd.Process.Signal(syscall.SIGTERM)
+		if child.what == "dfs mount" {
+			failed = firstError(failed, child.waitOrKill())
+		}
+	}
+	for _, child := range list {
+		failed = firstError(failed, child.waitOrKill())
+	}
+	return failed
+}
+
+func (c *devChild) waitOrKill() error {
+	select {
+	case <-c.done:
+		return nil
+	case <-time.After(devStopWait):
+	}
+	_ = c.cmd.Process.Kill()
+	<-c.done
+	return errors.New(errors.KindTimeout, "%s (pid %d) did not stop within %s and was killed; see %s", c.what, c.cmd.Process.Pid, devStopWait, c.log)
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// tailOf returns the last lines of a log.
+func tailOf(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-8):], "\n")
+}

@@ -1,0 +1,128 @@
+// Command dfs is the whole of dfs in one binary: the node (dfs server), the
+// mount (dfs mount, dfs umount), a cluster on one machine to try it (dfs dev),
+// the file commands (dfs open, read, write, ls …) and the operator's commands
+// (dfs status, node, fsck, scrub, compare). This package holds flags, logging,
+// signals and wiring, nothing else.
+//
+// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the cluster did not answer in time.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"dfs/internal/errors"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// Exit codes.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnavailable = 3
+)
+
+// usageError marks an error of the command line itself.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	if filepath.Base(os.Args[0]) == "mount.dfs" {
+		root.SetArgs(append([]string{"mount"}, mountHelperArgs(os.Args[1:])...))
+	}
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "dfs: %v\n", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+func exitCode(err error) int {
+	if _, ok := err.(usageError); ok {
+		return exitUsage
+	}
+	switch errors.KindOf(err) {
+	case errors.KindTimeout, errors.KindUnavailable:
+		return exitUnavailable
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "dfs",
+		Short: "a distributed file system that every mount sees alike",
+		Long: `dfs keeps every block of a file system on several machines and lets any number of
+machines mount it: what one has written, all read, at once.
+
+Try it on this machine:  dfs dev ./mnt`,
+		SilenceUsage: true, SilenceErrors: true,
+		Version: version,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())}
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Run it:"},
+		&cobra.Group{ID: "files", Title: "Use files without a mount:"},
+		&cobra.Group{ID: "operate", Title: "Look after it:"})
+	for group, commands := range map[string][]*cobra.Command{
+		"run":     {newServerCommand(), newDevCommand(), newMountCommand(), newUmountCommand()},
+		"files":   fileCommands(),
+		"operate": operatorCommands(),
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	root.AddCommand(newVersionCommand())
+	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "tell the version", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			revision := ""
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						revision = " " + s.Value
+					}
+				}
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "dfs %s%s %s %s/%s\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// noArgs, exactArgs and rangeArgs are cobra's checks, told as usage errors.
+func noArgs(c *cobra.Command, args []string) error { return usage(c, cobra.NoArgs(c, args)) }
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error { return usage(c, cobra.ExactArgs(n)(c, args)) }
+}
+
+func rangeArgs(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error { return usage(c, cobra.RangeArgs(least, most)(c, args)) }
+}
+
+func usage(c *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"dfs/fs"
+	"dfs/fuse"
+	"dfs/internal/assembly"
+	"dfs/internal/cluster"
+	"dfs/internal/errors"
+)
+
+// mountMemoryBytes is what a mount's process may use beside its cache.
+const mountMemoryBytes = 64 << 20
+
+// mountStopWait bounds the flush after the mount point is gone.
+const mountStopWait = time.Minute
+
+type mountFlags struct {
+	foreground  bool
+	options     []string
+	cache       string
+	cacheBlocks int
+	wait        time.Duration
+	lease       time.Duration
+	quorumWait  time.Duration
+	stuckAfter  time.Duration
+	logFile     string
+	logLevel    string
+	trace       bool
+	onlyMe      bool
+}
+
+func newMountCommand() *cobra.Command {
+	var f mountFlags
+	c := &cobra.Command{
+		Use:   "mount CLUSTER DIR",
+		Short: "mount a cluster at DIR",
+		Long: `Mount the file system of a cluster at DIR. CLUSTER is a list of addresses, host:port,host:port,…,
+of any of its nodes. The mount goes on in the background once it is ready; --foreground keeps it here.
+
+In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
+  10.0.0.1:7470,10.0.0.2:7470  /mnt/dfs  dfs  _netdev,cache=1G  0 0`,
+		Example: "  dfs mount 127.0.0.1:7470 /mnt/dfs\n  dfs mount --cache 1G -o ro 10.0.0.1:7470,10.0.0.2:7470 /mnt/dfs",
+		Args:    exactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return runMount(c.Context(), f, args[0], args[1], c.OutOrStdout())
+		},
+	}
+	c.Flags().BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground; Ctrl-C unmounts")
+	c.Flags().StringArrayVarP(&f.options, "option", "o", nil, "mount options as in fstab: ro, nosuid, nodev, noexec, noatime, cache=SIZE, lease=TIME, quorum-wait=TIME, …")
+	c.Flags().StringVar(&f.cache, "cache", "256M", "memory for cached blocks")
+	c.Flags().IntVar(&f.cacheBlocks, "cache-blocks", 0, "the same as a number of 4 KiB blocks (1 is the least)")
+	c.Flags().DurationVar(&f.wait, "wait", 30*time.Second, "how long to wait for the cluster")
+	c.Flags().DurationVar(&f.lease, "lease", 0, "the lease to ask for (default: the cluster's, 10s)")
+	c.Flags().DurationVar(&f.quorumWait, "quorum-wait", time.Minute, "how long a call waits when too few nodes answer, before it fails with EIO; 0: for ever")
+	c.Flags().DurationVar(&f.stuckAfter, "stuck-after", 15*time.Minute, "age at which a request counts as stuck and the mount is turned into errors; 0: never")
+	c.Flags().StringVar(&f.logFile, "log", "", "log file of a background mount (default: /var/log/dfs/…, or ~/.local/state/dfs/… for users)")
+	c.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	c.Flags().BoolVar(&f.onlyMe, "only-me", false, "keep other users (root too) out")
+	c.Flags().BoolVar(&f.trace, "trace", false, "log every request of the kernel")
+	return c
+}
+
+// mountHelperArgs turns what mount(8) passes to mount.dfs (SOURCE DIR [-sfnv] [-o OPTIONS]) into dfs mount's arguments.
+func mountHelperArgs(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		switch {
+		case args[i] == "-o" && i+1 < len(args):
+			i++
+			out = append(out, "-o", args[i])
+		case args[i] == "-t" && i+1 < len(args):
+			i++
+		case strings.HasPrefix(args[i], "-"): // -s, -f, -n, -v: nothing here
+		default:
+			out = append(out, args[i])
+		}
+	}
+	return out
+}
+
+// mountOptionFlags are the MS_* flags that fstab's words stand for.
+var mountOptionFlags = map[string]uintptr{
+	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
+	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME, "sync": unix.MS_SYNCHRONOUS, "dirsync": unix.MS_DIRSYNC,
+}
+
+// mountOptionIgnored are words that say what is so anyway, or are for others.
+var mountOptionIgnored = map[string]bool{"rw": true, "suid": true, "dev": true, "exec": true, "atime": true, "relatime": true, "async": true,
+	"auto": true, "noauto": true, "user": true, "nouser": true, "users": true, "nofail": true, "_netdev": true, "defaults": true, "allow_other": true, "default_permissions": true}
+
+// parseOptions applies -o words to the command's flags.
+func (f *mountFlags) parseOptions() (flags uintptr, err error) {
+	for _, list := range f.options {
+		for _, word := range strings.Split(list, ",") {
+			key, value, _ := strings.Cut(word, "=")
+			switch {
+			case mountOptionFlags[key] != 0:
+				flags |= mountOptionFlags[key]
+			case word == "" || mountOptionIgnored[key] || strings.HasPrefix(word, "x-") || strings.HasPrefix(word, "comment="):
+			case key == "cache":
+				f.cache = value
+			case key == "log":
+				f.logFile = value
+			case key == "lease", key == "quorum-wait", key == "wait", key == "stuck-after":
+				d, derr := time.ParseDuration(value)
+				if derr != nil {
+					return 0, usageError{fmt.Errorf("mount option %s: %w", word, derr)}
+				}
+				*map[string]*time.Duration{"lease": &f.lease, "quorum-wait": &f.quorumWait, "wait": &f.wait, "stuck-after": &f.stuckAfter}[key] = d
+			default:
+				return 0, usageError{fmt.Errorf("unknown mount option %q", word)}
+			}
+		}
+	}
+	return flags, nil
+}
+
+func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writer) error {
+	flags, err := f.parseOptions()
+	if err != nil {
+		return err
+	}
+	addrs, err := clusterAddrs(source)
+	if err != nil {
+		return err
+	}
+	cache, err := parseSize(f.cache)
+	if err != nil {
+		return err
+	}
+	if f.lease < 0 || f.quorumWait < 0 || f.wait < 0 || f.cacheBlocks < 0 {
+		return usageError{fmt.Errorf("times and sizes must not be negative")}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	ready := newReadiness()
+	if !f.foreground && !ready.daemon() {
+		if err := fuse.CheckMountPoint(dir); err != nil {
+			return err
+		}
+		log := f.logFile
+		if log == "" {
+			log = defaultLog(dir)
+		}
+		return background(ctx, os.Args[1:], log, out)
+	}
+	log, err := newLogger(f.logLevel)
+	if err != nil {
+		return ready.failed(err)
+	}
+	if err := fuse.CheckMountPoint(dir); err != nil {
+		return ready.failed(err)
+	}
+	if f.cacheBlocks > 0 {
+		cache = int64(f.cacheBlocks) * 4096
+	}
+	debug.SetMemoryLimit(cache + mountMemoryBytes)
+	debug.SetGCPercent(50)
+	cl, err := cluster.Dial(addrs, cluster.Options{Log: log})
+	if err != nil {
+		return ready.failed(err)
+	}
+	defer cl.Close()
+	opening, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	host, _ := os.Hostname()
+	quorumWait := f.quorumWait
+	if quorumWait == 0 {
+		quorumWait = -1 // for ever
+	}
+	server, err := assembly.OpenFileServer(opening, cl, assembly.FileServerOptions{
+		Name: fmt.Sprintf("%s:%s (pid %d)", host, dir, os.Getpid()), TTL: f.lease, Logger: log,
+		FS: fs.Options{CacheBytes: cache, CacheBlocks: f.cacheBlocks, QuorumWait: quorumWait},
+	})
+	if err != nil {
+		return ready.failed(errors.New(errors.KindOf(err), "cannot mount %s: %w", source, err))
+	}
+	stuck := f.stuckAfter
+	if f.quorumWait == 0 {
+		stuck = 0
+	}
+	m, err := fuse.New(dir, server, fuse.Options{Source: source, MountFlags: flags, OnlyMe: f.onlyMe, StuckAfter: stuck, Trace: f.trace, Logger: log})
+	if err != nil {
+		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return ready.failed(firstError(err, server.Close(closing)))
+	}
+	server.SetInvalidator(m.Invalidator())
+	log.Info("mounted", "cluster", source, "dir", dir)
+	ready.ready(fmt.Sprintf("mounted at %s\n", dir))
+	return serveMount(ctx, m, server)
+}
+
+// serveMount waits until somebody unmounts, or unmounts when ctx ends, and then flushes.
+func serveMount(ctx context.Context, m *fuse.Mount, server *assembly.FileServer) error {
+	select {
+	case <-m.Done():
+	case <-ctx.Done():
+		flush, cancel := context.WithTimeout(context.Background(), mountStopWait)
+		defer cancel()
+		if err := server.SyncAll(flush); err != nil {
+			return errors.New(errors.KindOf(err), "%s: not everything could be flushed: %w", m.Dir(), err)
+		}
+		if err := m.Unmount(false); err != nil {
+			if err := m.Unmount(true); err != nil { // in use: detach now, its users keep what they have open until this process ends
+				return err
+			}
+		}
+	}
+	closing, cancel := context.WithTimeout(context.Background(), mountStopWait)
+	defer cancel()
+	if err := server.Close(closing); err != nil {
+		return errors.New(errors.KindOf(err), "%s: the end of the mount: %w", m.Dir(), err)
+	}
+	return nil
+}
+
+// defaultLog is where a background mount logs.
+func defaultLog(dir string) string {
+	name := "mount" + strings.ReplaceAll(dir, "/", "-") + ".log"
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/log/dfs", name)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(os.TempDir(), "dfs-"+name)
+	}
+	return filepath.Join(home, ".local", "state", "dfs", name)
+}

@@ -1,0 +1,254 @@
+package filerpc
+
+import (
+	"context"
+	"syscall"
+
+	"dfs/fs"
+	"dfs/internal/errors"
+	"dfs/internal/wire/filepb"
+)
+
+// Calls about attributes, open files and their data.
+
+func (s *Server) GetAttr(ctx context.Context, r *filepb.InodeRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.GetAttr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()))
+	return entry(ctx, f, e, err, false)
+}
+
+func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var h fs.Handle
+	if r.GetHandle() != nil {
+		if h, err = s.handle(r.GetHandle()); err != nil {
+			return nil, err
+		}
+	}
+	e, err := f.SetAttr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), h, fs.SetAttr{
+		Mode: r.Mode, UID: r.Uid, GID: r.Gid, Size: r.Size, Atime: timeFromWire(r.GetAtime()), Mtime: timeFromWire(r.GetMtime()),
+		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: true,
+	})
+	return entry(ctx, f, e, err, true)
+}
+
+func (s *Server) Access(ctx context.Context, r *filepb.AccessRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, f.Access(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetMask())
+}
+
+func (s *Server) Readlink(ctx context.Context, r *filepb.InodeRequest) (*filepb.TextResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	target, err := f.Readlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()))
+	return &filepb.TextResponse{Text: []byte(target)}, err
+}
+
+func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r.GetReopen() && r.GetFlags()&(syscall.O_TRUNC|syscall.O_EXCL|syscall.O_CREAT) != 0 {
+		return nil, errors.New(errors.KindInvalid, "opening again with O_TRUNC, O_EXCL or O_CREAT")
+	}
+	h, _, err := f.Open(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetFlags())
+	if err == nil && r.GetFlags()&syscall.O_TRUNC != 0 {
+		err = f.Fsync(ctx, h, false)
+	}
+	return s.opened(r.GetClient(), h, nil, err)
+}
+
+func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, h, _, err := f.Create(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetFlags())
+	if err == nil {
+		err = f.SyncAll(ctx)
+	}
+	return s.opened(r.GetClient(), h, &e, err)
+}
+
+func (s *Server) Tmpfile(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, h, _, err := f.Tmpfile(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), r.GetMode(), r.GetFlags())
+	return s.opened(r.GetClient(), h, &e, err)
+}
+
+// opened numbers a handle that was opened with err, and answers.
+func (s *Server) opened(client []byte, h fs.Handle, e *fs.Entry, err error) (*filepb.OpenResponse, error) {
+	var n uint64
+	if err == nil {
+		n, err = s.keep(client, h, false)
+	}
+	if err != nil {
+		if h != 0 {
+			s.release([]*handle{{h: h}})
+		}
+		return nil, err
+	}
+	out := &filepb.OpenResponse{Number: n}
+	if e != nil {
+		out.Attr = attrToWire(&e.Attr)
+	}
+	return out, nil
+}
+
+func (s *Server) Read(ctx context.Context, r *filepb.ReadRequest) (*filepb.DataResponse, error) {
+	if err := checkLength(uint64(r.GetLength())); err != nil {
+		return nil, err
+	}
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]byte, r.GetLength())
+	n, err := s.fs.Read(ctx, h, buf, r.GetOffset())
+	return &filepb.DataResponse{Data: buf[:n]}, err
+}
+
+func (s *Server) Write(ctx context.Context, r *filepb.WriteRequest) (*filepb.WriteResponse, error) {
+	if err := checkLength(uint64(len(r.GetData()))); err != nil {
+		return nil, err
+	}
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.fs.Write(ctx, h, r.GetData(), r.GetOffset(), true)
+	if err == nil {
+		err = s.fs.Fsync(ctx, h, false)
+	}
+	return &filepb.WriteResponse{At: at}, err
+}
+
+func (s *Server) Allocate(ctx context.Context, r *filepb.RangeRequest) (*filepb.Empty, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	if err = s.fs.Allocate(ctx, h, r.GetOffset(), r.GetLength(), r.GetMode()); err == nil {
+		err = s.fs.Fsync(ctx, h, false)
+	}
+	return &filepb.Empty{}, err
+}
+
+func (s *Server) Seek(ctx context.Context, r *filepb.SeekRequest) (*filepb.NumberResponse, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	at, err := s.fs.Seek(ctx, h, r.GetOffset(), int(r.GetWhence()))
+	return &filepb.NumberResponse{Number: at}, err
+}
+
+func (s *Server) CopyRange(ctx context.Context, r *filepb.CopyRequest) (*filepb.NumberResponse, error) {
+	from, err := s.handle(r.GetFrom())
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.handle(r.GetTo())
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.fs.CopyRange(ctx, from, r.GetFromOffset(), to, r.GetToOffset(), r.GetLength())
+	if err == nil {
+		err = s.fs.Fsync(ctx, to, false)
+	}
+	return &filepb.NumberResponse{Number: n}, err
+}
+
+func (s *Server) Fsync(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.Fsync(ctx, h, r.GetDataOnly())
+}
+
+func (s *Server) Flush(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.Flush(ctx, h, r.GetOwner())
+}
+
+func (s *Server) Release(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
+	h, err := s.drop(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.Release(ctx, h)
+}
+
+func (s *Server) GetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.DataResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	value, err := f.GetXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName())
+	return &filepb.DataResponse{Data: value}, err
+}
+
+func (s *Server) SetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return changed(ctx, f, f.SetXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName(), r.GetValue(), r.GetFlags()))
+}
+
+func (s *Server) ListXattr(ctx context.Context, r *filepb.InodeRequest) (*filepb.NamesResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names, err := f.ListXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()))
+	out := &filepb.NamesResponse{}
+	for _, n := range names {
+		out.Names = append(out.Names, []byte(n))
+	}
+	return out, err
+}
+
+func (s *Server) RemoveXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return changed(ctx, f, f.RemoveXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName()))
+}
+
+func (s *Server) TestLock(ctx context.Context, r *filepb.LockRequest) (*filepb.LockResponse, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.fs.TestLock(ctx, h, lockFromWire(r.GetLock()))
+	return &filepb.LockResponse{Lock: lockToWire(found)}, err
+}
+
+func (s *Server) SetLock(ctx context.Context, r *filepb.LockRequest) (*filepb.Empty, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.SetLock(ctx, h, lockFromWire(r.GetLock()), r.GetWait())
+}

@@ -1,0 +1,196 @@
+package filerpc
+
+import (
+	"context"
+
+
+	"dfs/fs"
+	"dfs/internal/errors"
+	"dfs/internal/wire/filepb"
+)
+
+// Calls about names. Each changing one is made durable before it is answered.
+
+// entry answers a call that gives an entry; with durable it waits for a majority first.
+func entry(ctx context.Context, f fs.FileSystem, e fs.Entry, err error, durable bool) (*filepb.EntryResponse, error) {
+	if err == nil && durable {
+		err = f.SyncAll(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.EntryResponse{Attr: attrToWire(&e.Attr)}, nil
+}
+
+// changed answers a call that changed something and gives nothing.
+func changed(ctx context.Context, f fs.FileSystem, err error) (*filepb.Empty, error) {
+	if err == nil {
+		err = f.SyncAll(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, nil
+}
+
+func (s *Server) Lookup(ctx context.Context, r *filepb.NameRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Lookup(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()))
+	return entry(ctx, f, e, err, false)
+}
+
+func (s *Server) Mknod(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Mknod(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetRdev())
+	return entry(ctx, f, e, err, true)
+}
+
+func (s *Server) Mkdir(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Mkdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode())
+	return entry(ctx, f, e, err, true)
+}
+
+func (s *Server) Symlink(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Symlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), string(r.GetTarget()))
+	return entry(ctx, f, e, err, true)
+}
+
+func (s *Server) Link(ctx context.Context, r *filepb.LinkRequest) (*filepb.EntryResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Link(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), fs.Ino(r.GetDir()), string(r.GetName()))
+	return entry(ctx, f, e, err, true)
+}
+
+func (s *Server) Unlink(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return changed(ctx, f, f.Unlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName())))
+}
+
+func (s *Server) Rmdir(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return changed(ctx, f, f.Rmdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName())))
+}
+
+func (s *Server) Rename(ctx context.Context, r *filepb.RenameRequest) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return changed(ctx, f, f.Rename(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()),
+		fs.Ino(r.GetNewDir()), string(r.GetNewName()), r.GetFlags()))
+}
+
+func (s *Server) OpenDir(ctx context.Context, r *filepb.InodeRequest) (*filepb.OpenResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, err := f.OpenDir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()))
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.keep(r.GetClient(), h, true)
+	if err != nil {
+		s.release([]*handle{{h: h, dir: true}})
+		return nil, err
+	}
+	return &filepb.OpenResponse{Number: n}, nil
+}
+
+// entriesMax bounds one ReadDir answer.
+const entriesMax = 4096
+
+func (s *Server) ReadDir(ctx context.Context, r *filepb.ReadDirRequest) (*filepb.ReadDirResponse, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	most := int(min(r.GetMax(), entriesMax))
+	if most == 0 {
+		most = entriesMax
+	}
+	out := &filepb.ReadDirResponse{End: true}
+	err = s.fs.ReadDir(ctx, h, r.GetCookie(), r.GetPlus(), func(d fs.DirEntry) bool {
+		if len(out.Entries) == most {
+			out.End = false
+			return false
+		}
+		e := &filepb.DirEntry{Name: []byte(d.Name), Ino: uint64(d.Ino), Type: d.Type, Cookie: d.Cookie}
+		if d.Entry != nil {
+			e.Attr = attrToWire(&d.Entry.Attr)
+		}
+		out.Entries = append(out.Entries, e)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *Server) FsyncDir(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
+	h, err := s.handle(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.FsyncDir(ctx, h)
+}
+
+func (s *Server) ReleaseDir(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
+	h, err := s.drop(r.GetHandle())
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, s.fs.ReleaseDir(ctx, h)
+}
+
+func (s *Server) SyncAll(ctx context.Context, _ *filepb.Empty) (*filepb.Empty, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.Empty{}, f.SyncAll(ctx)
+}
+
+func (s *Server) StatFS(ctx context.Context, _ *filepb.Empty) (*filepb.StatFSResponse, error) {
+	f, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.StatFS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &filepb.StatFSResponse{Blocks: st.Blocks, Free: st.Free, Avail: st.Avail, Files: st.Files, FilesFree: st.FilesFree}, nil
+}
+
+// checkLength refuses a transfer beyond DataBytesMax.
+func checkLength(n uint64) error {
+	if n > DataBytesMax {
+		return errors.New(errors.KindInvalid, "one call carries at most %d bytes, not %d", DataBytesMax, n)
+	}
+	return nil
+}

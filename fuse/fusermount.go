@@ -1,0 +1,141 @@
+package fuse
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"dfs/internal/errors"
+)
+
+// fusermount mounts through the set-user-id helper fusermount3, for users
+// other than root, and returns the FUSE descriptor (close-on-exec).
+func fusermount(dir string, opt Options) (int, error) {
+	bin, err := fusermountPath()
+	if err != nil {
+		return -1, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, errors.New(errors.KindIO, "socketpair for fusermount3: %w", err)
+	}
+	local, remote := os.NewFile(uintptr(pair[0]), "fusermount-local"), os.NewFile(uintptr(pair[1]), "fusermount-remote")
+	defer local.Close()
+	options := []string{"fsname=" + strings.ReplaceAll(opt.Source, ",", `\,`), "subtype=dfs", "default_permissions", fmt.Sprintf("max_read=%d", maxWrite)}
+	if opt.ReadOnly {
+		options = append(options, "ro")
+	}
+	if !opt.OnlyMe && userAllowOther() {
+		options = append(options, "allow_other")
+	}
+	cmd := exec.Command(bin, "-o", strings.Join(options, ","), "--", dir)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.ExtraFiles = []*os.File{remote}
+	out, err := cmd.CombinedOutput()
+	_ = remote.Close()
+	if err != nil {
+		return -1, errors.New(errors.KindPermission, "fusermount3 could not mount at %s: %s (%w)", dir, strings.TrimSpace(string(out)), err)
+	}
+	fd, err := receiveFD(int(local.Fd()))
+	if err != nil {
+		return -1, errors.New(errors.KindIO, "fusermount3 gave no descriptor for %s: %w", dir, err)
+	}
+	return fd, nil
+}
+
+func fusermountPath() (string, error) {
+	for _, name := range []string{"fusermount3", "fusermount"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New(errors.KindPermission, "mounting as a user other than root needs fusermount3 (install the package fuse3), or run as root")
+}
+
+// userAllowOther reports whether /etc/fuse.conf lets users pass allow_other.
+func userAllowOther() bool {
+	conf, err := os.ReadFile("/etc/fuse.conf")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(conf)) {
+		if strings.TrimSpace(line) == "user_allow_other" {
+			return true
+		}
+	}
+	return false
+}
+
+func receiveFD(sock int) (int, error) {
+	data, oob := make([]byte, 4), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(sock, data, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil {
+		return -1, err
+	}
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err == nil && len(fds) > 0 {
+			return fds[0], nil
+		}
+	}
+	return -1, syscall.EPROTO
+}
+
+// unmount detaches dir, by system call for root and through fusermount3 else.
+func unmount(dir string, lazy bool) error {
+	if os.Geteuid() == 0 {
+		flags := 0
+		if lazy {
+			flags = unix.MNT_DETACH
+		}
+		err := unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+		switch err {
+		case nil:
+			return nil
+		case unix.EBUSY:
+			return errors.New(errors.KindBusy, "%s is in use: close what is open there and leave it (see: fuser -vm %s)", dir, dir)
+		case unix.EINVAL:
+			return errors.New(errors.KindInvalid, "%s is not mounted", dir)
+		}
+		return errors.New(errors.KindOf(err), "unmounting %s: %w", dir, err)
+	}
+	bin, err := fusermountPath()
+	if err != nil {
+		return err
+	}
+	args := []string{"-u"}
+	if lazy {
+		args = append(args, "-z")
+	}
+	if out, err := exec.Command(bin, append(args, "--", dir)...).CombinedOutput(); err != nil {
+		kind := errors.KindIO
+		if strings.Contains(string(out), "busy") {
+			kind = errors.KindBusy
+		}
+		return errors.New(kind, "unmounting %s: %s", dir, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// Unmount detaches the dfs mount at dir (see Mount.Unmount), from any process.
+// KindInvalid if there is no dfs mount.
+func Unmount(dir string, lazy bool) error {
+	if mounted, fstype, _ := mountedAt(dir); !mounted || fstype != "fuse.dfs" {
+		return errors.New(errors.KindInvalid, "%s is not a dfs mount point", dir)
+	}
+	return unmount(dir, lazy)
+}
+
+// Mounted reports whether a dfs mount is at dir (absolute).
+func Mounted(dir string) bool {
+	mounted, fstype, _ := mountedAt(dir)
+	return mounted && fstype == "fuse.dfs"
+}

@@ -1,0 +1,218 @@
+// Package assembly puts the parts of dfs together: a node (node.go) and a file
+// server (this file). It holds no logic of its own but the order in which things are built, started and
+// stopped; the dfs command and the tests use it alike.
+package assembly
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dfs/blockstore/blockrpc"
+	"dfs/fs"
+	"dfs/internal/cluster"
+	"dfs/internal/errors"
+	"dfs/lockserver"
+	"dfs/lockserver/lockrpc"
+	"dfs/wal"
+)
+
+// reopenPause is the pause between attempts to open a new session after one was lost.
+const reopenPause = 500 * time.Millisecond
+
+// closeWait bounds the end of a session that nobody waits for any more.
+const closeWait = 20 * time.Second
+
+// FileServerOptions says how a file server works.
+type FileServerOptions struct {
+	// Name tells people whose session it is: host and mount point.
+	Name string
+	// TTL is the lease asked for; 0: the service's default (10 s).
+	TTL time.Duration
+	// FS are the file server's own settings; Invalidator, SessionEnded and Logger are set here.
+	FS fs.Options
+	// PendingBytesMax bounds dirty data; 0: the log's default.
+	PendingBytesMax int64
+
+	Logger *slog.Logger
+}
+
+// FileServer is an fs.Server with its session, which it renews when it was lost.
+type FileServer struct {
+	*fs.Server
+	cluster *cluster.Cluster
+	opt     FileServerOptions
+	inval   lateInvalidator
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	lost chan error
+
+	mu  sync.Mutex
+	now *backend
+}
+
+// backend is what one session consists of.
+type backend struct {
+	clerk *lockserver.SessionClerk
+	store *blockrpc.Client
+	log   *wal.Writer
+}
+
+// OpenFileServer opens a session with the cluster and a file server on it. ctx bounds the opening.
+// The cluster stays the caller's to close, after the FileServer.
+func OpenFileServer(ctx context.Context, cl *cluster.Cluster, opt FileServerOptions) (*FileServer, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	f := &FileServer{cluster: cl, opt: opt, lost: make(chan error, 1)}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	o := opt.FS
+	o.Logger = opt.Logger
+	o.Invalidator = &f.inval
+	o.RootUID, o.RootGID = uint32(os.Geteuid()), uint32(os.Getegid())
+	o.SessionEnded = func(cause error) {
+		select {
+		case f.lost <- cause:
+		default:
+		}
+	}
+	var err error
+	if f.Server, err = fs.New(o); err != nil {
+		return nil, err
+	}
+	if err := f.attach(ctx); err != nil {
+		f.stop()
+		return nil, err
+	}
+	f.wg.Go(f.heal)
+	return f, nil
+}
+
+// SetInvalidator tells the file server of the kernel that caches its answers.
+func (f *FileServer) SetInvalidator(i fs.Invalidator) { f.inval.set(i) }
+
+// Stats tells what the log holds back now.
+func (f *FileServer) Stats() wal.Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now.log.Stats()
+}
+
+// attach opens a session and gives it to the file server.
+func (f *FileServer) attach(ctx context.Context) error {
+	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: f.Server, Logger: f.opt.Logger})
+	if err != nil {
+		return err
+	}
+	store, err := blockrpc.NewClient(f.cluster, clerk.Session(), clerk.Epoch(), blockrpc.ClientOptions{Log: f.opt.Logger})
+	if err != nil {
+		return err
+	}
+	clerk.SetOnEpoch(store.SetEpoch)
+	log, err := wal.NewWriter(store, wal.Options{PendingBytesMax: f.opt.PendingBytesMax})
+	if err != nil {
+		return err
+	}
+	be := &backend{clerk: clerk, store: store, log: log}
+	f.mu.Lock()
+	f.now = be
+	f.mu.Unlock()
+	if err := f.Attach(ctx, fs.Backend{Store: store, Clerk: clerk, Log: log}); err != nil {
+		be.abandon()
+		return err
+	}
+	return nil
+}
+
+// heal opens a new session whenever the last one was lost.
+func (f *FileServer) heal() {
+	for {
+		select {
+		case <-f.ctx.Done():
+			return
+		case cause := <-f.lost:
+			f.opt.Logger.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
+		}
+		f.mu.Lock()
+		f.now.abandon()
+		f.mu.Unlock()
+		for {
+			err := f.attach(f.ctx)
+			if err == nil {
+				f.opt.Logger.Info("a new session is open")
+				break
+			}
+			if f.ctx.Err() != nil {
+				return
+			}
+			f.opt.Logger.Warn("no new session yet", "error", err)
+			select {
+			case <-f.ctx.Done():
+				return
+			case <-time.After(reopenPause):
+			}
+		}
+	}
+}
+
+// abandon ends what is left of a session that is over.
+func (b *backend) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = b.clerk.Close(ctx) // it is over already
+	b.store.Close()
+	_ = b.log.Close()
+}
+
+// Close flushes, gives back what is held and ends the session. The error says what could not
+// be flushed within ctx.
+func (f *FileServer) Close(ctx context.Context) error {
+	f.stop()
+	f.wg.Wait()
+	err := f.Server.Close(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	closing, cancel := context.WithTimeout(ctx, closeWait)
+	defer cancel()
+	if cerr := f.now.clerk.Close(closing); err == nil && cerr != nil && !errors.Is(cerr, errors.KindSessionEnded) {
+		err = cerr
+	}
+	if cerr := f.now.log.Close(); err == nil {
+		err = cerr
+	}
+	f.now.store.Close()
+	return err
+}
+
+// lateInvalidator passes on to an Invalidator that is known only after the file
+// server was built; until then there is no kernel that caches anything.
+type lateInvalidator struct {
+	to atomic.Pointer[fs.Invalidator]
+}
+
+var _ fs.Invalidator = (*lateInvalidator)(nil)
+
+func (l *lateInvalidator) set(i fs.Invalidator) { l.to.Store(&i) }
+
+func (l *lateInvalidator) DropData(ino fs.Ino, off, length uint64) {
+	if to := l.to.Load(); to != nil {
+		(*to).DropData(ino, off, length)
+	}
+}
+
+func (l *lateInvalidator) DropAttr(ino fs.Ino) {
+	if to := l.to.Load(); to != nil {
+		(*to).DropAttr(ino)
+	}
+}
+
+func (l *lateInvalidator) DropNames(dir fs.Ino) {
+	if to := l.to.Load(); to != nil {
+		(*to).DropNames(dir)
+	}
+}

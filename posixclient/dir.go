@@ -1,0 +1,145 @@
+package posixclient
+
+import (
+	"context"
+	"io"
+	iofs "io/fs"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"dfs/internal/wire/filepb"
+)
+
+// fileInfo implements os.FileInfo; Sys gives a *syscall.Stat_t.
+type fileInfo struct {
+	name string
+	attr *filepb.Attr
+}
+
+var _ os.FileInfo = fileInfo{}
+
+func (i fileInfo) Name() string       { return i.name }
+func (i fileInfo) Size() int64        { return int64(i.attr.GetSize()) }
+func (i fileInfo) Mode() os.FileMode  { return goMode(i.attr.GetMode()) }
+func (i fileInfo) ModTime() time.Time { return goTime(i.attr.GetMtime()) }
+func (i fileInfo) IsDir() bool        { return i.Mode().IsDir() }
+func (i fileInfo) Sys() any {
+	a := i.attr
+	return &syscall.Stat_t{
+		Ino: a.GetIno(), Nlink: uint64(a.GetNlink()), Mode: a.GetMode(), Uid: a.GetUid(), Gid: a.GetGid(), Rdev: uint64(a.GetRdev()),
+		Size: int64(a.GetSize()), Blksize: 4096, Blocks: int64(a.GetBlocks()),
+		Atim: timespec(a.GetAtime()), Mtim: timespec(a.GetMtime()), Ctim: timespec(a.GetCtime()),
+	}
+}
+
+func goTime(t *filepb.Time) time.Time { return time.Unix(t.GetSeconds(), int64(t.GetNanos())) }
+
+func timespec(t *filepb.Time) syscall.Timespec {
+	return syscall.Timespec{Sec: t.GetSeconds(), Nsec: int64(t.GetNanos())}
+}
+
+// modeBits pairs Linux's bits with Go's.
+var modeBits = []struct {
+	unix uint32
+	mode os.FileMode
+}{{syscall.S_ISUID, os.ModeSetuid}, {syscall.S_ISGID, os.ModeSetgid}, {syscall.S_ISVTX, os.ModeSticky}}
+
+var typeBits = map[uint32]os.FileMode{
+	syscall.S_IFDIR: os.ModeDir, syscall.S_IFLNK: os.ModeSymlink, syscall.S_IFIFO: os.ModeNamedPipe, syscall.S_IFSOCK: os.ModeSocket,
+	syscall.S_IFBLK: os.ModeDevice, syscall.S_IFCHR: os.ModeDevice | os.ModeCharDevice,
+}
+
+// goMode translates st_mode.
+func goMode(mode uint32) os.FileMode {
+	m := os.FileMode(mode&0o777) | typeBits[mode&syscall.S_IFMT]
+	for _, b := range modeBits {
+		if mode&b.unix != 0 {
+			m |= b.mode
+		}
+	}
+	return m
+}
+
+// unixMode translates permission and set-id bits.
+func unixMode(m os.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	for _, b := range modeBits {
+		if m&b.mode != 0 {
+			mode |= b.unix
+		}
+	}
+	return mode
+}
+
+// dirEntry implements io/fs.DirEntry.
+type dirEntry struct{ fileInfo }
+
+var _ iofs.DirEntry = dirEntry{}
+
+func (d dirEntry) Type() iofs.FileMode          { return d.Mode().Type() }
+func (d dirEntry) Info() (iofs.FileInfo, error) { return d.fileInfo, nil }
+func (d dirEntry) String() string               { return iofs.FormatDirEntry(d) }
+
+// ReadDir lists a directory, sorted by name.
+func (c *Client) ReadDir(path string) ([]os.DirEntry, error) {
+	f, err := c.Open(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	list, err := f.ReadDir(-1)
+	slices.SortFunc(list, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return list, err
+}
+
+// ReadDir reads the next n entries (all that are left if n <= 0), in the directory's own order.
+func (f *File) ReadDir(n int) ([]os.DirEntry, error) {
+	if !f.dir {
+		return nil, &os.PathError{Op: "readdir", Path: f.path, Err: syscall.ENOTDIR}
+	}
+	var list []os.DirEntry
+	for n <= 0 || len(list) < n {
+		f.mu.Lock()
+		cookie, ended := f.cookie, f.ended
+		f.mu.Unlock()
+		if ended {
+			break
+		}
+		var r *filepb.ReadDirResponse
+		err := f.call(true, "readdir", func(ctx context.Context, a *attachment, h *filepb.Handle) (err error) {
+			r, err = a.files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: cookie, Plus: true, Max: uint32(max(0, n-len(list)+2))})
+			return err
+		})
+		if err != nil {
+			return list, pathError("readdir", f.path, err)
+		}
+		for _, e := range r.GetEntries() {
+			name := string(e.GetName())
+			if name != "." && name != ".." {
+				if n > 0 && len(list) == n {
+					break
+				}
+				attr := e.GetAttr()
+				if attr == nil {
+					attr = &filepb.Attr{Ino: e.GetIno(), Mode: e.GetType()}
+				}
+				list = append(list, dirEntry{fileInfo{name, attr}})
+			}
+			cookie = e.GetCookie()
+		}
+		f.mu.Lock()
+		f.cookie = cookie
+		f.ended = r.GetEnd() && (n <= 0 || len(list) < n)
+		f.mu.Unlock()
+		if len(r.GetEntries()) == 0 {
+			break
+		}
+	}
+	if n > 0 && len(list) == 0 {
+		return nil, io.EOF
+	}
+	return list, nil
+}
