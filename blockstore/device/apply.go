@@ -136,7 +136,7 @@ func (d *Device) trimPiece(index uint64, p piece) error {
 		}
 		d.suspects.forget(c.id, slot)
 	}
-	if c.present == 0 {
+	if c.present == 0 && (c.truly() == 0 || !d.redone.Load()) {
 		d.drop(c)
 		return nil
 	}
@@ -336,7 +336,10 @@ func (d *Device) ensureWindow(c *chunk) (fresh bool, err error) {
 
 // setEntry notes that c was changed by index. c is locked.
 func (d *Device) setEntry(c *chunk, index uint64) {
-	c.entry.last, c.entry.present, c.doubt = index, uint32(c.present), nil
+	if !d.redone.Load() {
+		c.doubt = nil
+	}
+	c.entry.last, c.entry.present = index, c.truly()
 	d.mapMu.Lock()
 	d.delta.set(c.id, c.entry)
 	d.mapMu.Unlock()

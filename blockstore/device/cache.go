@@ -96,7 +96,7 @@ func (d *Device) load(c *chunk) error {
 	}
 	c.sums, c.present = sums, countPresent(sums)
 	if uint32(c.present) != c.entry.present {
-		c.doubt = &doubt{}
+		c.doubt = &doubt{missing: int(c.entry.present) - c.present}
 	}
 	return nil
 }

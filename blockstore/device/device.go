@@ -83,7 +83,8 @@ type Device struct {
 
 	applied    atomic.Uint64
 	incomplete atomic.Bool
-	batch      batch // of the goroutine that applies
+	redone     atomic.Bool // EndRedo was called
+	batch      batch       // of the goroutine that applies
 }
 
 // mapping is the part of the chunk map that is not committed, and the windows' use.
@@ -292,6 +293,10 @@ func (d *Device) Applied() uint64 { return d.applied.Load() }
 
 // Advance sets the applied index without a change of blocks.
 func (d *Device) Advance(index uint64) { d.applied.Store(index) }
+
+// EndRedo says that everything applied before the device was opened has been redone. From then on a chunk that lost
+// checksum entries is not taken for one that is ahead of the map, not even after it was changed (doubt.go).
+func (d *Device) EndRedo() { d.redone.Store(true) }
 
 // Incomplete tells whether a catch-up began and was not ended by ResetTo, be it in
 // an earlier process: the device then serves no reads and applies nothing.

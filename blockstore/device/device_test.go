@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"dfs/blockstore"
@@ -523,37 +524,59 @@ func TestCacheBounded(t *testing.T) {
 	}
 }
 
-// TestLostSums turns a sector of the checksum file to zeros: what it told of must not read as zeros.
+// TestLostSums turns a sector of the checksum file to zeros: what it told of must not read as zeros, not even after
+// the chunk was changed once more.
 func TestLostSums(t *testing.T) {
-	vol := newFakeVolume(1)
-	d := mustOpen(t, t.TempDir(), vol)
-	mustApply(t, d, whole(5, 256, 20, 9), &wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 266, Count: 2}}})
-	mustCheckpoint(t, d, "")
-	d.Close()
-	clear(vol.files[fileName(large, 0, "sum")].pages[0][:512]) // slots 0 to 127
-	d = mustOpen(t, d.dir, vol)
-	if _, bad, err := d.ReadChunk(chunkOf(5, 256)); err != nil || len(bad) != 256 {
-		t.Fatal(len(bad), err)
-	}
-	wantKind(t, d.Presence(wal.Span{VDisk: 5, Block: 256, Count: 8}, make([]byte, 1)), errors.KindCorrupt)
-	bad, _, err := d.ScrubNext(nil, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range bad {
-		is := b.Block < 276 && b.Block != 266 && b.Block != 267
-		if done, err := d.Repair(b, bytes.Repeat([]byte{9}, blockSize), is); !done || err != nil {
-			t.Fatal(done, err)
-		}
-	}
-	for range 2 {
-		c, bad, err := d.ReadChunk(chunkOf(5, 256))
-		if err != nil || len(bad) != 0 || len(c.Data) != 18*blockSize || c.LastIndex != 2 || bytes.Count(c.Data, []byte{9}) != len(c.Data) {
-			t.Fatal(len(bad), len(c.Data), err)
-		}
+	for _, lost := range []uint64{0, 1} { // so many blocks are absent on the other replica, too, that were present here
+		vol := newFakeVolume(1)
+		d := mustOpen(t, t.TempDir(), vol)
+		mustApply(t, d, whole(5, 256, 20, 9), &wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 266, Count: 2}}})
+		mustCheckpoint(t, d, "")
+		d.Close()
+		clear(vol.files[fileName(large, 0, "sum")].pages[0][:512]) // slots 0 to 127
+		d = mustOpen(t, d.dir, vol)
+		d.EndRedo()
+		mustApply(t, d, whole(5, 257, 1, 9))
 		mustCheckpoint(t, d, "")
 		d.Close()
 		d = mustOpen(t, d.dir, vol)
+		if _, bad, err := d.ReadChunk(chunkOf(5, 256)); err != nil || len(bad) != 255 {
+			t.Fatal(len(bad), err)
+		}
+		wantKind(t, d.Presence(wal.Span{VDisk: 5, Block: 256, Count: 8}, make([]byte, 1)), errors.KindCorrupt)
+		bad, _, err := d.ScrubNext(nil, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range bad {
+			is := b.Block < 276-lost && b.Block != 266 && b.Block != 267
+			done, err := d.Repair(b, bytes.Repeat([]byte{9}, blockSize), is)
+			if err != nil || is && !done {
+				t.Fatal(b, done, err)
+			}
+		}
+		for range 2 {
+			c, bad, err := d.ReadChunk(chunkOf(5, 256))
+			if err != nil || len(bad) != 0 || len(c.Data) != int(18-lost)*blockSize || c.LastIndex != 3 || bytes.Count(c.Data, []byte{9}) != len(c.Data) {
+				t.Fatal(len(bad), len(c.Data), err)
+			}
+			mustCheckpoint(t, d, "")
+			d.Close()
+			d = mustOpen(t, d.dir, vol)
+		}
+	}
+}
+
+// TestNoSpace fills the host's disk: told as such, and final.
+func TestNoSpace(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 0, 1, 9))
+	vol.ops, vol.fail, vol.err = 0, 2, syscall.ENOSPC
+	wantKind(t, d.Apply(2, whole(5, 1, 1, 9)), errors.KindNoSpace, "log entry 2")
+	wantKind(t, d.Apply(3, &wal.Record{}), errors.KindNoSpace)
+	if d.Applied() != 1 {
+		t.Fatal(d.Applied())
 	}
 }
 

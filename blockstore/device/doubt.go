@@ -4,8 +4,10 @@ package device
 // that is so wherever the sums are ahead of the map, and redo changes every such chunk,
 // which ends the doubt (setEntry). A chunk that no redo changes has lost entries: a
 // sector of the checksum file that the disk turned to zeros would make its blocks read as zeros, silently. So each absent
-// block of it is told as bad until another replica has vouched for it (Repair).
+// block of it is told as bad until another replica has vouched for it (Repair). A change of the chunk after EndRedo keeps
+// the difference in the map.
 type doubt struct {
+	missing int                      // what the map counts beyond the sums
 	vouched [largeBlocks / 64]uint64 // slots whose absence another replica has confirmed
 }
 
@@ -14,11 +16,20 @@ func (c *chunk) doubts(slot int) bool {
 	return c.doubt != nil && c.entry.win != noWindow && sumAt(c.sums, slot) == sumAbsent && c.doubt.vouched[slot/64]&(1<<(slot%64)) == 0
 }
 
-// settle takes another replica's word for a slot in doubt. The last one ends the doubt.
+// truly is how many blocks of c are present in truth, as far as is known.
+func (c *chunk) truly() uint32 {
+	if c.doubt == nil {
+		return uint32(c.present)
+	}
+	return uint32(max(0, c.present+c.doubt.missing))
+}
+
+// settle takes another replica's word for a slot in doubt. The last one ends the doubt, and so does the last one missing.
 func (d *Device) settle(c *chunk, slot int, data []byte, present bool) error {
 	if present {
 		setSumAt(c.sums, slot, blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), data))
 		c.present++
+		c.doubt.missing--
 		if err := d.writeData(c, slot, [][]byte{data}); err != nil {
 			return err
 		}
@@ -29,10 +40,11 @@ func (d *Device) settle(c *chunk, slot int, data []byte, present bool) error {
 		c.doubt.vouched[slot/64] |= 1 << (slot % 64)
 	}
 	for slot := range chunkBlocks(c.id.Chunk) {
-		if c.doubts(slot) {
+		if c.doubt.missing != 0 && c.doubts(slot) {
 			return nil
 		}
 	}
+	c.doubt = nil
 	if c.present == 0 {
 		d.drop(c)
 		return nil
