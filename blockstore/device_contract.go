@@ -47,7 +47,7 @@ type Device interface {
 	// Applied is the index of the last Apply or Advance.
 	Applied() uint64
 	// Read reads count blocks from block on into dst, checking every checksum; present gets the bitmap. Blocks
-	// that do not fit are returned in bad (their dst bytes are undefined).
+	// that do not fit are returned in bad (their dst bytes are undefined, but for a Suspect one: what redo made of it).
 	Read(span wal.Span, dst, present []byte) (bad []BadBlock, err error)
 	Presence(span wal.Span, present []byte) error
 	// Repair puts data in place of a bad block if its chunk's last index is still bad.LastIndex and

@@ -350,7 +350,10 @@ type memFetcher struct {
 	from string
 }
 
-var _ PeerFetcher = (*memFetcher)(nil)
+var (
+	_ PeerFetcher    = (*memFetcher)(nil)
+	_ SuspectFetcher = (*memFetcher)(nil)
+)
 
 func (f *memFetcher) to(addr, method string) (*Node, error) {
 	f.c.net.mu.Lock()
@@ -388,6 +391,14 @@ func (f *memFetcher) FetchBlock(ctx context.Context, addr string, a wal.Addr, mi
 		return PeerBlock{}, err
 	}
 	return n.ServeBlock(ctx, a, min)
+}
+
+func (f *memFetcher) FetchSuspect(ctx context.Context, addr string, a wal.Addr, min uint64) (PeerBlock, error) {
+	n, err := f.to(addr, "suspect")
+	if err != nil {
+		return PeerBlock{}, err
+	}
+	return n.ServeSuspect(ctx, a, min)
 }
 
 func (f *memFetcher) AppliedIndex(ctx context.Context, addr string) (uint64, error) {

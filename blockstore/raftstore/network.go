@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,9 +21,65 @@ type stream struct {
 	dial    mux.Dialer
 	cluster mux.ClusterID
 	address raft.ServerAddress
+
+	mu     sync.Mutex
+	conns  map[*streamConn]struct{} // open; raft leaves them open when it ends
+	closed bool
 }
 
 var _ raft.StreamLayer = (*stream)(nil)
+
+// streamConn is a connection that ends with its stream.
+type streamConn struct {
+	net.Conn
+	s *stream
+}
+
+// Close closes the connection.
+func (c *streamConn) Close() error {
+	c.s.mu.Lock()
+	delete(c.s.conns, c)
+	c.s.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// track makes conn end with the stream.
+func (s *stream) track(conn net.Conn) (net.Conn, error) {
+	c := &streamConn{conn, s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	if s.conns == nil {
+		s.conns = make(map[*streamConn]struct{})
+	}
+	s.conns[c] = struct{}{}
+	return c, nil
+}
+
+// Accept returns the next connection of a member.
+func (s *stream) Accept() (net.Conn, error) {
+	conn, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s.track(conn)
+}
+
+// Close ends the listener and every connection.
+func (s *stream) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	open := s.conns
+	s.conns = nil
+	s.mu.Unlock()
+	for c := range open {
+		c.Conn.Close()
+	}
+	return s.Listener.Close()
+}
 
 // Dial connects to a member.
 func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -32,7 +89,11 @@ func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return mux.DialRaft(ctx, s.dial, addr, s.cluster, uint64(inc))
+	conn, err := mux.DialRaft(ctx, s.dial, addr, s.cluster, uint64(inc))
+	if err != nil {
+		return nil, err
+	}
+	return s.track(conn)
 }
 
 // Addr is the address by which members know this node.

@@ -38,3 +38,11 @@ type PeerFetcher interface {
 	// Usage tells how full the replica is.
 	Usage(ctx context.Context, addr string) (PeerUsage, error)
 }
+
+// SuspectFetcher is what a PeerFetcher may offer besides: without it a block that a power failure tore on all
+// replicas stays damaged.
+type SuspectFetcher interface {
+	// FetchSuspect returns a block even if it is suspect there (torn by a crash, then redone): its content is what redo
+	// made of it. KindCorrupt if it is damaged otherwise. Node.ServeSuspect answers it.
+	FetchSuspect(ctx context.Context, addr string, block wal.Addr, minApplied uint64) (PeerBlock, error)
+}

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,9 @@ func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error
 		}
 		return n.putRepair(b, p, addr)
 	}
+	if b.Suspect && n.agreeOnSuspect(ctx, b, min) {
+		return nil
+	}
 	n.repairs.failed.Add(1)
 	if last == nil {
 		last = errors.New(errors.KindUnavailable, "there is no other replica")
@@ -105,6 +109,35 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 		n.log.Info("repaired a damaged block", "vdisk", b.VDisk, "block", b.Block, "from", from)
 	}
 	return nil
+}
+
+// agreeOnSuspect accepts the content that redo made of a torn block, if every member is asked and has the very same: what
+// stood in the log was written again, and what did not was not written by the crash either.
+func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
+	var present [1]byte
+	mine := make([]byte, wal.BlockSize)
+	bad, err := n.applier.dev.Read(wal.Span{VDisk: b.VDisk, Block: b.Block, Count: 1}, mine, present[:])
+	if err != nil || len(bad) != 1 || !bad[0].Suspect || bad[0].LastIndex != b.LastIndex {
+		return false
+	}
+	peers := n.peerAddresses()
+	from, ok := n.opts.Peers.(SuspectFetcher)
+	if !ok && len(peers) > 0 {
+		return false
+	}
+	for _, addr := range peers {
+		rctx, cancel := context.WithTimeout(ctx, repairTimeout)
+		p, err := from.FetchSuspect(rctx, addr, b.Addr, min)
+		cancel()
+		if err != nil || !p.Present || p.Applied < min || !bytes.Equal(p.Data, mine) {
+			return false
+		}
+	}
+	if n.putRepair(b, PeerBlock{Data: mine, Present: true}, "agreement of all replicas") != nil {
+		return false
+	}
+	n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block, "replicas", len(peers)+1)
+	return true
 }
 
 // ScrubProgress tells how a scrub goes.

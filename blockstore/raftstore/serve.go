@@ -51,6 +51,15 @@ func (n *Node) ServeChunk(ctx context.Context, id blockstore.ChunkID, minApplied
 // ServeBlock answers PeerFetcher.FetchBlock. A block that is damaged here, too, is KindCorrupt: replicas do not
 // send each other in circles.
 func (n *Node) ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (PeerBlock, error) {
+	return n.serveBlock(ctx, a, minApplied, false)
+}
+
+// ServeSuspect answers SuspectFetcher.FetchSuspect.
+func (n *Node) ServeSuspect(ctx context.Context, a wal.Addr, minApplied uint64) (PeerBlock, error) {
+	return n.serveBlock(ctx, a, minApplied, true)
+}
+
+func (n *Node) serveBlock(ctx context.Context, a wal.Addr, minApplied uint64, suspect bool) (PeerBlock, error) {
 	if err := n.waitReadable(ctx, minApplied); err != nil {
 		return PeerBlock{}, err
 	}
@@ -61,7 +70,7 @@ func (n *Node) ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (P
 	if err != nil {
 		return PeerBlock{}, err
 	}
-	if len(bad) > 0 {
+	if len(bad) > 0 && !(suspect && bad[0].Suspect) {
 		return PeerBlock{}, errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, too", a.Block, a.VDisk, n.opts.ID)
 	}
 	if b.Present = present[0]&1 != 0; b.Present {
