@@ -309,11 +309,15 @@ func (c *Cluster) forgetLeaderLocked(addr string) {
 	}
 }
 
-// InvalidateLeader forgets the leader if it is the node at addr: the
-// next Leader call asks.
+// InvalidateLeader forgets the leader if it is the node at addr, or whoever it
+// is if addr is "": the next Leader call asks.
 func (c *Cluster) InvalidateLeader(addr string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if addr == "" {
+		c.leader, c.hint = nil, ""
+		return
+	}
 	c.forgetLeaderLocked(addr)
 }
 
