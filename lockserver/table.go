@@ -222,10 +222,10 @@ func (t *Table) owner(id LockID) *ownRange {
 }
 
 // implicitHolder is the session that holds id by one of its ranges, or nil.
-// A session that has not told its exceptions yet cannot be known to hold it.
+// What an awaited session has given up is not known yet: nothing is granted until it is.
 func (t *Table) implicitHolder(id LockID) *session {
 	r := t.owner(id)
-	if r == nil || !r.s.ready || r.given.has(uint64(id)-r.First) {
+	if r == nil || r.s.awaited || r.given.has(uint64(id)-r.First) {
 		return nil
 	}
 	return r.s

@@ -160,6 +160,9 @@ func (t *Table) ownClaimed(now time.Time, s *session) {
 		if r == nil || r.s != s || r.given.has(uint64(l.id)-r.First) {
 			continue
 		}
+		if l.holdOf(s) != nil {
+			continue
+		}
 		if len(l.holders) > 0 {
 			t.doom(s, fmt.Sprintf("conflict: session %d holds inode %d by its range, and session %d has claimed it", s.id, l.id, l.holders[0].s.id))
 			continue
