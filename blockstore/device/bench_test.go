@@ -80,6 +80,9 @@ func BenchmarkApplySmall(b *testing.B) {
 		mustApply(b, d, whole(1<<63, i, 64, 1))
 	}
 	mustCheckpoint(b, d, "")
+	for i := uint64(0); i < inodes; i += 64 { // into the host's page cache, where what is changed often stands
+		mustRead(b, d, 1<<63, i, 64)
+	}
 	data := make([]byte, 200)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	b.ResetTimer()

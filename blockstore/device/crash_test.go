@@ -76,6 +76,7 @@ func (r *crashRun) redo() {
 			return
 		}
 	}
+	r.d.EndRedo()
 }
 
 // partial returns the blocks that were changed in part by the log after from.

@@ -264,6 +264,7 @@ func TestModel(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
+					d.EndRedo()
 				}
 				if step%40 == 0 {
 					mustEqual(t, d, m)
