@@ -179,7 +179,13 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 			return err
 		}
 		if flags&syscall.O_TRUNC != 0 && in.IsRegular() {
-			if err := ss.truncate(ctx, n, 0, nil); err != nil {
+			err := ss.truncate(ctx, n, 0, func(in *layout.Inode) error {
+				if c != nil && c.KillPriv {
+					in.Mode = layout.KillPriv(in.Mode)
+				}
+				return nil
+			})
+			if err != nil {
 				return err
 			}
 		}

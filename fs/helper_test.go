@@ -18,10 +18,12 @@ type world struct {
 	t     testing.TB
 	disk  *fstest.Disk
 	locks *fstest.Locks
+	// walTarget is the size of records; 0: the default.
+	walTarget int
 }
 
 func newWorld(t testing.TB, capacity uint64) *world {
-	w := &world{t, fstest.NewDisk(capacity), fstest.NewLocks()}
+	w := &world{t: t, disk: fstest.NewDisk(capacity), locks: fstest.NewLocks()}
 	t.Cleanup(func() {
 		if err := w.disk.Defect(); err != nil {
 			t.Errorf("the store found: %v", err)
@@ -60,7 +62,7 @@ func (w *world) attach(m *mount) {
 	w.t.Helper()
 	m.store = w.disk.Open()
 	m.clerk = w.locks.NewClerk(m.store, m.Server)
-	log, err := wal.NewWriter(m.store, wal.Options{})
+	log, err := wal.NewWriter(m.store, wal.Options{RecordBytesTarget: w.walTarget})
 	if err != nil {
 		w.t.Fatal(err)
 	}
