@@ -1,0 +1,138 @@
+// Command bench measures dfs on this machine and prints each figure beside a yardstick measured in the
+// same run, and the bound that docs/performance.md sets for it. It starts clusters of its own with
+// `dfs dev` in temporary directories, and ends and removes them.
+//
+//	go run ./bench -dfs bin/dfs            everything (about five minutes)
+//	go run ./bench -dfs bin/dfs -run sync  one of: untar, sync, bulk, idle, memory, restart
+//
+// Every measurement through a mount ends with an fsync of the mount's root, because sync(2) does not reach a
+// FUSE server.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+type config struct {
+	dfs, dir string
+	keep     bool
+	rounds   int
+	only     string
+}
+
+// result is one line of the report.
+type result struct {
+	name    string
+	value   string
+	against string
+	bound   string
+	met     bool
+}
+
+func main() {
+	var c config
+	flag.StringVar(&c.dfs, "dfs", "bin/dfs", "the dfs binary")
+	flag.StringVar(&c.dir, "dir", "", "directory for the clusters' data (default: the system's temporary one)")
+	flag.StringVar(&c.only, "run", "", "only these measurements, joined by commas")
+	flag.IntVar(&c.rounds, "rounds", 3, "rounds of each measurement; the median counts")
+	loopback := flag.String("loopback", "", "internal: serve a loopback mount of the directory FROM at TO (FROM:TO)")
+	flag.Parse()
+	if *loopback != "" {
+		from, to, _ := strings.Cut(*loopback, ":")
+		exit(serveLoopback(from, to))
+	}
+	exit(run(c))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func run(c config) error {
+	path, err := filepath.Abs(c.dfs)
+	if err != nil {
+		return err
+	}
+	c.dfs = path
+	if _, err := os.Stat(c.dfs); err != nil {
+		return fmt.Errorf("%w (build it first: make build)", err)
+	}
+	c.dir, err = os.MkdirTemp(c.dir, "dfs-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(c.dir)
+	all := []struct {
+		name string
+		run  func(config) ([]result, error)
+	}{{"untar", benchUntar}, {"sync", benchSync}, {"bulk", benchBulk}, {"idle", benchIdle}, {"memory", benchMemory}, {"restart", benchRestart}}
+	var lines []result
+	for _, b := range all {
+		if c.only != "" && !slices.Contains(strings.Split(c.only, ","), b.name) {
+			continue
+		}
+		start := time.Now()
+		r, err := b.run(c)
+		if err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "%s measured in %s\n", b.name, time.Since(start).Round(time.Second))
+		lines = append(lines, r...)
+	}
+	fmt.Printf("| measurement | dfs | yardstick | bound | met |\n| --- | --- | --- | --- | --- |\n")
+	missed := 0
+	for _, l := range lines {
+		met := "yes"
+		if !l.met {
+			met = "NO"
+			missed++
+		}
+		fmt.Printf("| %s | %s | %s | %s | %s |\n", l.name, l.value, l.against, l.bound, met)
+	}
+	if missed > 0 {
+		return fmt.Errorf("%d of %d bounds missed", missed, len(lines))
+	}
+	return nil
+}
+
+// bareFigures is what bench/bareraft prints of the same log store.
+type bareFigures struct {
+	OneMedianMillis float64 `json:"one_median_ms"`
+	BulkMBPerSecond float64 `json:"bulk_mb_per_s"`
+}
+
+// bare runs the three-process hashicorp/raft yardstick.
+func bare(c config) (f bareFigures, err error) {
+	out, err := exec.Command("go", "run", "./bench/bareraft", "-json", "-seconds", "2", "-rounds", "2", "-dir", c.dir).Output()
+	if err != nil {
+		return f, fmt.Errorf("bench/bareraft: %w", err)
+	}
+	return f, json.Unmarshal(out, &f)
+}
+
+func median[T float64 | time.Duration](list []T) T {
+	s := slices.Clone(list)
+	slices.Sort(s)
+	return s[len(s)/2]
+}
+
+// timesText shows a list of durations.
+func timesText(list []time.Duration) string {
+	var words []string
+	for _, d := range list {
+		words = append(words, d.Round(10*time.Millisecond).String())
+	}
+	return strings.Join(words, ", ")
+}
