@@ -85,6 +85,7 @@ func BenchmarkApplySmall(b *testing.B) {
 	}
 	data := make([]byte, 200)
 	rnd := rand.New(rand.NewPCG(1, 1))
+	c0 := cpu()
 	b.ResetTimer()
 	for range b.N {
 		rec := &wal.Record{}
@@ -95,6 +96,7 @@ func BenchmarkApplySmall(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(4*b.N)/b.Elapsed().Seconds(), "ranges/s")
+	b.ReportMetric(float64((cpu()-c0).Microseconds())/float64(4*b.N), "cpu-us/range")
 }
 
 // BenchmarkApplyFiles makes and removes small files: one block in a vdisk of its own each, a checkpoint each 10,000.
