@@ -187,6 +187,22 @@ type Status struct {
 	Role    string `json:"role"` // leader, follower, candidate
 	Applied uint64 `json:"applied"`
 	Error   string `json:"error"` // why the node did not answer
+	Details struct {
+		Ready           bool
+		CommitIndex     uint64
+		FirstLogIndex   uint64
+		CheckpointIndex uint64
+		LogBytes        int64
+		DeviceUsedBytes uint64
+		DeviceFreeBytes uint64
+		CatchUp         struct {
+			Active       bool
+			ChunksPulled uint64
+			Bytes        uint64
+		}
+		Repairs struct{ Found, Repaired, Failed uint64 }
+		Failure string
+	} `json:"details"`
 }
 
 // Status asks every node.
@@ -221,6 +237,40 @@ func (c *Cluster) WaitLeader() *Node {
 		return false
 	})
 	return leader
+}
+
+// StatusOf is the status of one node; its Error is set if it does not answer.
+func (c *Cluster) StatusOf(n *Node) Status {
+	c.t.Helper()
+	for _, s := range c.Status() {
+		if s.Node == n.ID {
+			return s
+		}
+	}
+	return Status{Node: n.ID, Error: "not a member"}
+}
+
+// WaitReady waits until every node answers, may be read, and has applied what the leader has committed.
+func (c *Cluster) WaitReady() {
+	c.t.Helper()
+	Eventually(c.t, startWait, "all nodes to be ready", func() bool {
+		list := c.Status()
+		var committed uint64
+		for _, s := range list {
+			if s.Error != "" || !s.Details.Ready {
+				return false
+			}
+			if s.Role == "leader" {
+				committed = max(committed, s.Details.CommitIndex)
+			}
+		}
+		for _, s := range list {
+			if s.Applied+1000 < committed { // a writer may go on meanwhile
+				return false
+			}
+		}
+		return committed > 0
+	})
 }
 
 // Followers are the nodes that do not lead.
