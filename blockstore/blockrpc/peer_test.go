@@ -30,6 +30,7 @@ type fakeNode struct {
 	chunks  []blockstore.ChunkData
 	applied uint64
 	held    atomic.Bool
+	lapse   atomic.Bool // the hold ends by itself
 	calls   []string
 }
 
@@ -113,7 +114,7 @@ func (f *fakeNode) HoldAt(_ context.Context, index uint64) (func(), error) {
 	f.held.Store(true)
 	return func() { f.held.Store(false) }, nil
 }
-func (f *fakeNode) Held() bool { return f.held.Load() }
+func (f *fakeNode) Held() bool { return f.held.Load() && !f.lapse.Load() }
 
 // withNode runs f with a node at a:1 and connections to it.
 func withNode(t *testing.T, f func(t *testing.T, n *fakeNode, cl *cluster.Cluster)) {
@@ -290,6 +291,11 @@ func TestChunkHashes(t *testing.T) {
 		st, _ := api.ChunkHashes(t.Context(), &blockpb.ChunkHashesRequest{Hold: true, Index: 49})
 		if _, err := st.Recv(); !errors.Is(err, errors.KindStale) {
 			t.Fatal(err)
+		}
+		n.lapse.Store(true)
+		st, _ = api.ChunkHashes(t.Context(), &blockpb.ChunkHashesRequest{Hold: true})
+		if _, err := st.Recv(); !errors.Is(err, errors.KindTimeout) {
+			t.Fatalf("hashes of a replica that is no longer held: %v", err)
 		}
 	})
 }

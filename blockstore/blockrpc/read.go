@@ -19,13 +19,18 @@ const (
 	leaderWaitMillis = 2000
 	// lagMemory is how long a replica that lagged is passed over for indexes that it lacked.
 	lagMemory = 100 * time.Millisecond
+	// A replica that left a read without an answer in time (it may be copying from another one) is passed over for
+	// this long, twice as long each time until it answers a read.
+	silenceMin = 500 * time.Millisecond
+	silenceMax = 10 * time.Second
 )
 
 // readHistory is what past reads tell the next ones.
 type readHistory struct {
-	mu    sync.Mutex
-	usual time.Duration // moving average of answered reads
-	lag   map[string]lagNote
+	mu      sync.Mutex
+	usual   time.Duration // moving average of answered reads
+	lag     map[string]lagNote
+	silence map[string]time.Duration // of replicas that were silent: how long they are passed over
 }
 
 // lagNote: until then, the replica is thought not to have applied index.
@@ -34,10 +39,22 @@ type lagNote struct {
 	until time.Time
 }
 
-func (h *readHistory) took(d time.Duration) {
+func (h *readHistory) took(addr string, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.usual += (d - h.usual) / 8
+	delete(h.silence, addr)
+}
+
+// noteSilence notes that the replica did not answer in time.
+func (h *readHistory) noteSilence(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.silence == nil {
+		h.silence = make(map[string]time.Duration)
+	}
+	h.silence[addr] = min(max(2*h.silence[addr], silenceMin), silenceMax)
+	h.noteLocked(addr, lagNote{0, time.Now().Add(h.silence[addr])})
 }
 
 // hedge is how long to wait for an answer before another node is asked.
@@ -57,10 +74,14 @@ func (h *readHistory) lags(addr string, minIndex uint64) bool {
 func (h *readHistory) noteLag(addr string, minIndex uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.noteLocked(addr, lagNote{minIndex, time.Now().Add(lagMemory)})
+}
+
+func (h *readHistory) noteLocked(addr string, n lagNote) {
 	if h.lag == nil {
 		h.lag = make(map[string]lagNote)
 	}
-	h.lag[addr] = lagNote{minIndex, time.Now().Add(lagMemory)}
+	h.lag[addr] = n
 }
 
 // Read implements blockstore.Reader. More blocks than ReadBlocksMax are read in
@@ -255,27 +276,26 @@ type candidate struct {
 	waitMillis uint32
 }
 
-// candidates lists whom to ask: the nearest, the leader, the others; the leader
-// first where the nearest is known to lag, and last where it is the nearest.
+// candidates lists whom to ask: the nearest, the leader (if it is not the
+// nearest), the others; the leader first where the nearest is known to lag.
 func (c *Client) candidates(minIndex uint64) []candidate {
 	near := c.cluster.ByNearness()
 	leader := c.cluster.KnownLeader()
 	out := make([]candidate, 0, len(near)+1)
-	placed := false
 	for i, t := range near {
-		if i == 0 && t.Address == leader {
+		leads := t.Address == leader
+		if i == 0 && leads {
 			out = append(out, candidate{t, leaderWaitMillis})
 			continue
 		}
-		if !c.rd.lags(t.Address, minIndex) {
+		if !leads && !c.rd.lags(t.Address, minIndex) {
 			out = append(out, candidate{t, 0})
 		}
 		if i == 0 {
-			out = append(out, candidate{})
-			placed = true
+			out = append(out, candidate{}) // the leader, whoever it is
 		}
 	}
-	if !placed {
+	if len(out) == 0 {
 		out = append(out, candidate{})
 	}
 	return out
@@ -305,7 +325,7 @@ func askNode[T any](ctx context.Context, c *Client, conn *grpc.ClientConn, addr 
 	val, err = ask(ctx, conn, wait)
 	switch {
 	case err == nil:
-		c.rd.took(time.Since(start))
+		c.rd.took(addr, time.Since(start))
 	case ctx.Err() != nil: // the round is over: not the node's fault
 	case errors.Is(err, errors.KindNotReached) && wait == 0:
 		c.rd.noteLag(addr, minIndex)
@@ -322,6 +342,7 @@ func askNode[T any](ctx context.Context, c *Client, conn *grpc.ClientConn, addr 
 func (c *Client) demote(earlier []candidate, answered []bool) {
 	for i, t := range earlier {
 		if !answered[i] && t.Conn != nil {
+			c.rd.noteSilence(t.Address)
 			c.cluster.Failed(t.Address, errors.New(errors.KindTimeout, "a read got no answer in time"))
 		}
 	}

@@ -8,6 +8,8 @@ import (
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/internal/rpcerr"
+	"dfs/internal/wire/blockpb"
 	"dfs/wal"
 )
 
@@ -152,4 +154,51 @@ func TestReadSplitsAndPresence(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestFollowerTakenForLeader: who asks a follower to wait is told who leads.
+func TestFollowerTakenForLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, ses := newGroup(t, 2)
+		defer g.stop()
+		c, end := g.client(ses, 1, ClientOptions{})
+		defer end()
+		cc, err := c.cluster.Conn("b:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := &blockpb.ReadRequest{Spans: []*blockpb.Span{{Vdisk: 1, Count: 1}}, MinIndex: 1 << 30, WaitMillis: 2000}
+		start := time.Now()
+		_, err = blockpb.NewBlockStoreClient(cc).Read(t.Context(), req)
+		if l, ok := rpcerr.LeaderOf(err); !errors.Is(err, errors.KindNotLeader) || !ok || l.Address != "a:1" || time.Since(start) > 100*time.Millisecond {
+			t.Fatalf("%v after %v", err, time.Since(start))
+		}
+		req.WaitMillis = 0
+		if _, err = blockpb.NewBlockStoreClient(cc).Read(t.Context(), req); !errors.Is(err, errors.KindNotReached) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestCheckRead(t *testing.T) {
+	spans := []blockstore.ReadSpan{{VDisk: 1, Count: 2}}
+	good := func() *blockpb.ReadResponse {
+		return &blockpb.ReadResponse{Index: 7, Data: [][]byte{make([]byte, 2*wal.BlockSize)}, Present: [][]byte{{3}}}
+	}
+	if err := checkRead(good(), spans, 7); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*blockpb.ReadResponse){
+		"older than asked for": func(r *blockpb.ReadResponse) { r.Index = 6 },
+		"no data":              func(r *blockpb.ReadResponse) { r.Data = nil },
+		"short data":           func(r *blockpb.ReadResponse) { r.Data[0] = r.Data[0][1:] },
+		"no bitmap":            func(r *blockpb.ReadResponse) { r.Present[0] = nil },
+		"another span":         func(r *blockpb.ReadResponse) { r.Data, r.Present = append(r.Data, nil), append(r.Present, nil) },
+	} {
+		r := good()
+		spoil(r)
+		if err := checkRead(r, spans, 7); !errors.Is(err, errors.KindCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -181,6 +181,29 @@ func TestSilentLeader(t *testing.T) {
 	})
 }
 
+// TestSilentLeaderIsLeft: the epoch was told before; the client itself must
+// notice that the leader is silent and another leads.
+func TestSilentLeaderIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, ses := newGroup(t, 3)
+		c, end := g.client(ses, 2, ClientOptions{})
+		defer g.stop()
+		defer end()
+		g.nodes[0].set(func(r *fakeReplica) { r.hang = make(chan struct{}) })
+		var a acks
+		a.submit(c, 1)
+		time.Sleep(100 * time.Millisecond)
+		g.lead(1, ses)
+		g.nodes[0].set(func(r *fakeReplica) { r.thinks = true })
+		start := time.Now()
+		a.wg.Wait()
+		if d := time.Since(start); d > 5*time.Second {
+			t.Fatalf("it took %v", d)
+		}
+		a.check(t, g, 1)
+	})
+}
+
 func TestLostQuorumKeepsRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, ses := newGroup(t, 3)
@@ -332,6 +355,15 @@ func TestOutOfTurnAcknowledgement(t *testing.T) {
 		if _, ok := c.w.acked(1, 5); ok {
 			t.Fatal("a record was acknowledged twice")
 		}
-		a.check(t, g, 1)
+		g.nodes[0].set(func(r *fakeReplica) { r.hang = make(chan struct{}) })
+		a.submit(c, 2)
+		a.submit(c, 3)
+		time.Sleep(100 * time.Millisecond)
+		if _, ok := c.w.acked(3, 5); ok {
+			t.Fatal("a record was acknowledged before the one ahead of it")
+		}
+		g.nodes[0].set(func(r *fakeReplica) { close(r.hang); r.hang = nil })
+		a.wg.Wait()
+		a.check(t, g, 3)
 	})
 }

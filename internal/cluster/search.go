@@ -27,7 +27,7 @@ const (
 	firstGrace = 200 * time.Millisecond
 
 	backoffMin = 20 * time.Millisecond
-	backoffMax = 500 * time.Millisecond
+	backoffMax = 250 * time.Millisecond
 )
 
 // round is one asking of all nodes, shared by all who wait for it.
