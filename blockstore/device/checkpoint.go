@@ -107,12 +107,16 @@ func (d *Device) commit(st mapState) error {
 	return nil
 }
 
+// releaseRun bounds the windows that are emptied in one go. The host holds its lock on the file meanwhile (100 us for each extent
+// on ext4: a second for 10,000 removed small files), and Applies wait for that.
+const releaseRun = 64
+
 // releaseWindows empties windows that no map names and gives them back.
 func (d *Device) releaseWindows(ws []window) error {
 	slices.Sort(ws)
 	for len(ws) > 0 {
 		n := 1
-		for n < len(ws) && ws[n] == ws[n-1]+1 {
+		for n < len(ws) && n < releaseRun && ws[n] == ws[n-1]+1 {
 			n++
 		}
 		c, lo := ws[0].class(), ws[0].number()

@@ -139,7 +139,7 @@ func crashSeeds(n uint64) uint64 {
 func TestCrash(t *testing.T) {
 	for _, power := range []bool{false, true} {
 		suspects := 0
-		for seed := range crashSeeds(50) {
+		for seed := range crashSeeds(30) {
 			t.Run(fmt.Sprintf("power=%v/%d", power, seed), func(t *testing.T) {
 				r := &crashRun{t: t, dir: t.TempDir(), vol: newFakeVolume(seed), g: &gen{rand.New(rand.NewPCG(seed, 3))}, m: newModel()}
 				r.open()
