@@ -23,14 +23,29 @@ type tapDevice struct {
 	fail    error        // of Apply
 	putFail atomic.Int64 // PutChunks left before the next fails; 0: never
 	puts    atomic.Int64
+	back    atomic.Int64  // calls that did not rise in index
+	block   chan struct{} // Apply waits until it is closed; nil: never
+}
+
+func (d *tapDevice) Advance(index uint64) {
+	if index <= d.Device.Applied() {
+		d.back.Add(1)
+	}
+	d.Device.Advance(index)
 }
 
 func (d *tapDevice) Incomplete() bool { return incomplete(d.Device) }
 
 func (d *tapDevice) Apply(index uint64, rec *wal.Record) error {
 	d.mu.Lock()
-	err := d.fail
+	err, block := d.fail, d.block
 	d.mu.Unlock()
+	if index <= d.Device.Applied() {
+		d.back.Add(1)
+	}
+	if block != nil {
+		<-block
+	}
 	if err != nil {
 		return err
 	}
@@ -250,6 +265,11 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 func TestReadsWaitForTheFloorOfTheCopy(t *testing.T) {
 	var p progress
 	p.init(10)
+	p.copying.Store(true)
+	if p.settled() {
+		t.Fatal("readable while copying")
+	}
+	p.copying.Store(false)
 	p.setCopyFloor(12)
 	if p.settled() {
 		t.Fatal("readable below the floor of a copy")
@@ -353,6 +373,91 @@ func TestDeviceErrorStopsTheReplicaAndNotTheGroup(t *testing.T) {
 	if f.Applied() != at {
 		t.Fatal("a replica applies behind a record that it could not")
 	}
+}
+
+// The device's checkpoint may be ahead of the newest manifest, by a crash between the two.
+func TestEntriesThatTheCheckpointCoversAreSkipped(t *testing.T) {
+	c := newCluster(t, "a")
+	taps := c.tapped()
+	n := c.start("a")
+	w := c.writer('x')
+	w.write(7, 0, 4, 'A', 4)
+	w.write(7, 0, 4, 'B', 0)
+	n.applier.exclusive.RLock()
+	_, finish, err := taps["a"].Checkpoint(n.applier.state.Encode())
+	n.applier.exclusive.RUnlock()
+	if err == nil {
+		err = finish()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(7, 4, 1, 'C', 1)
+	c.stop("a")
+	n = c.start("a")
+	c.leader()
+	c.caughtUp(w.last)
+	if b := taps["a"].back.Load(); b != 0 {
+		t.Fatalf("%d entries were given to the device that its checkpoint covers", b)
+	}
+	n.check(t, w.last, 7, 0, 4, 'B')
+	n.check(t, w.last, 7, 4, 1, 'C')
+	n.View(func(s *blockstore.State, _ uint64) {
+		if s.Used() != 5 {
+			t.Fatalf("%d blocks are counted, 5 are there", s.Used())
+		}
+	})
+}
+
+func TestLeaderHasAppliedEverythingBeforeItSaysSo(t *testing.T) {
+	c := newCluster(t, "a")
+	taps := c.tapped()
+	c.start("a")
+	w := c.writer('x')
+	w.write(7, 0, 1, 'A', 1)
+	c.stop("a")
+	block := make(chan struct{})
+	wrap := c.wrap
+	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
+		d = wrap(id, d)
+		taps[id].block = block
+		return d
+	}
+	n := c.start("a")
+	c.eventually("raft leads", n.isRaftLeader)
+	time.Sleep(200 * time.Millisecond)
+	if n.Leadership().Self {
+		t.Error("it says that it leads, and has not applied what was committed before")
+	}
+	if _, _, err := n.ReadLocal(c.ctx(50*time.Millisecond), []wal.Span{{VDisk: 7, Block: 0, Count: 1}}, 0); !errors.Is(err, errors.KindNotReached) {
+		t.Errorf("it answers reads before the log was replayed: %v", err)
+	}
+	close(block)
+	c.leader().check(t, w.last, 7, 0, 1, 'A')
+}
+
+func TestFollowerTakesNoMoreThanItCanApply(t *testing.T) {
+	c := newCluster(t, "a", "b", "c")
+	c.limit.BacklogEntries = 10
+	taps := c.tapped()
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 1, 'A', 1)
+	c.caughtUp(w.last)
+	f := c.follower()
+	block := make(chan struct{})
+	taps[f.id].mu.Lock()
+	taps[f.id].block = block
+	taps[f.id].mu.Unlock()
+	for range 300 {
+		w.write(7, 0, 1, 'B', 0)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if last, applied := f.raft.Load().LastIndex(), f.Applied(); last > applied+100 {
+		t.Errorf("a follower that has applied %d took entries to %d", applied, last)
+	}
+	close(block)
+	c.caughtUp(w.last)
 }
 
 func TestHold(t *testing.T) {
