@@ -39,6 +39,7 @@ type mountFlags struct {
 	logLevel    string
 	trace       bool
 	onlyMe      bool
+	debug       string
 }
 
 func newMountCommand() *cobra.Command {
@@ -68,6 +69,7 @@ In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
 	c.Flags().StringVar(&f.logFile, "log", "", "log file of a background mount (default: /var/log/dfs/…, or ~/.local/state/dfs/… for users)")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&f.onlyMe, "only-me", false, "keep other users (root too) out")
+	addDebugFlag(c, &f.debug)
 	c.Flags().BoolVar(&f.trace, "trace", false, "log every request of the kernel")
 	return c
 }
@@ -162,6 +164,9 @@ func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writ
 		return ready.failed(err)
 	}
 	if err := fuse.CheckMountPoint(dir); err != nil {
+		return ready.failed(err)
+	}
+	if err := serveDebug(f.debug); err != nil {
 		return ready.failed(err)
 	}
 	if f.cacheBlocks > 0 {

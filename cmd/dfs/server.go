@@ -23,7 +23,7 @@ const serverStopWait = 25 * time.Second
 
 type serverFlags struct {
 	id, listen, advertise, data, bootstrap, join string
-	log, logLevel, allowIDs, capacity            string
+	log, logLevel, allowIDs, capacity, debug     string
 	insecure                                     bool
 }
 
@@ -51,6 +51,7 @@ cluster. A further node is started with --join and then added by "dfs node add".
 	c.Flags().StringVar(&f.capacity, "capacity", "", "admitted capacity of the whole cluster, such as 100G (default: 90% of what the smallest replica's disk can hold)")
 	c.Flags().StringVar(&f.allowIDs, "allow-ids", "", "user ids that thin clients may claim: all, or a list of numbers (default: none, they act as nobody)")
 	c.Flags().BoolVar(&f.insecure, "insecure-listen", false, "allow --listen on an address beyond loopback: traffic is neither encrypted nor authenticated yet")
+	addDebugFlag(c, &f.debug)
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	return c
 }
@@ -65,6 +66,9 @@ func runServer(ctx context.Context, f serverFlags) error {
 		return err
 	}
 	opt.Logger = log
+	if err := serveDebug(f.debug); err != nil {
+		return err
+	}
 	fatal := make(chan error, 1)
 	opt.Fatal = func(err error) {
 		select {
