@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"dfs/blockstore"
 	"dfs/fs/layout"
@@ -159,6 +161,9 @@ func (ss *session) warmInodes(ctx context.Context, batch []DirEntry, dirIndex ui
 			reqs = append(reqs, lockserver.Request{ID: id, Mode: lockserver.Shared})
 		}
 	}
+	// Several links of one file are one request, because Acquire pins it once.
+	slices.SortFunc(reqs, func(a, b lockserver.Request) int { return cmp.Compare(a.ID, b.ID) })
+	reqs = slices.Compact(reqs)
 	if len(reqs) > 0 {
 		wctx, cancel := context.WithTimeout(ctx, 5*childWait)
 		err := ss.be.Clerk.Acquire(wctx, reqs...)
