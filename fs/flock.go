@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"slices"
 
 	"dfs/internal/errors"
 	"dfs/lockserver"
@@ -36,6 +37,9 @@ func (s *Server) SetLock(ctx context.Context, id Handle, l FileLock, wait bool) 
 	if err != nil {
 		return err
 	}
+	if !l.Flock && (l.Type == LockRead && !h.mayRead() || l.Type == LockWrite && !h.mayWrite()) {
+		return errors.Of(errors.KindBadHandle)
+	}
 	return s.do(ctx, func(ss *session) error {
 		bctx, cancel := ctx, context.CancelFunc(func() {})
 		if !wait {
@@ -45,7 +49,9 @@ func (s *Server) SetLock(ctx context.Context, id Handle, l FileLock, wait bool) 
 		if l.Type != LockUnlock {
 			h.mu.Lock()
 			h.locked = true
-			h.flockOwner, h.flocked = l.Owner, h.flocked || l.Flock
+			if o := (lockOwner{l.Owner, l.Flock}); !slices.Contains(h.owners, o) {
+				h.owners = append(h.owners, o)
+			}
 			h.mu.Unlock()
 		}
 		return ss.waited(ctx, ss.be.Clerk.FileLock(bctx, lockserver.LockID(h.ino), clusterLock(l), wait), "setting a file lock")
@@ -60,28 +66,31 @@ func (s *Server) lockHandle(id Handle, l FileLock) (*handle, error) {
 	if l.Type > LockUnlock || l.Start > l.End {
 		return nil, errors.Of(errors.KindInvalid)
 	}
-	if !l.Flock && (l.Type == LockRead && !h.mayRead() || l.Type == LockWrite && !h.mayWrite()) {
-		return nil, errors.Of(errors.KindBadHandle)
-	}
 	return h, h.fail()
 }
 
-// dropPosix lets go the POSIX locks of owner at a close(2), if any descriptor of the file has set one.
+// dropPosix lets go the POSIX locks of owner at a close(2), through whichever descriptor of the file they were set.
 func (s *Server) dropPosix(h *handle, owner uint64) {
 	h.mu.Lock()
-	locked := h.locked
+	h.owners = slices.DeleteFunc(h.owners, func(o lockOwner) bool { return o == lockOwner{owner, false} })
 	h.mu.Unlock()
-	if ss := s.cur.Load(); ss != nil && locked {
+	if ss := s.cur.Load(); ss != nil {
 		ss.be.Clerk.ReleaseFileLocks(lockserver.LockID(h.ino), owner, false)
 	}
 }
 
-// dropFlock lets go the flock of a descriptor at its last close.
-func (s *Server) dropFlock(h *handle) {
+// dropLocks lets go, at the last close of a descriptor, what belongs to the descriptor: its flock, and open file
+// description locks, of which the kernel does not tell. (The POSIX locks of a process went with the process's own close.)
+func (s *Server) dropLocks(h *handle) {
 	h.mu.Lock()
-	flocked, owner := h.flocked, h.flockOwner
+	owners := h.owners
+	h.owners = nil
 	h.mu.Unlock()
-	if ss := s.cur.Load(); ss != nil && flocked {
-		ss.be.Clerk.ReleaseFileLocks(lockserver.LockID(h.ino), owner, true)
+	ss := s.cur.Load()
+	if ss == nil {
+		return
+	}
+	for _, o := range owners {
+		ss.be.Clerk.ReleaseFileLocks(lockserver.LockID(h.ino), o.owner, o.flock)
 	}
 }

@@ -23,8 +23,15 @@ type handle struct {
 	ra   readAhead
 	// locked: a file lock was set through it. broken: that lock was lost with its session, so everything fails.
 	locked, broken bool
-	flocked        bool
-	flockOwner     uint64
+	// owners are those that set a lock through it and may hold it still: flocks and open file description locks
+	// go with the handle.
+	owners []lockOwner
+}
+
+// lockOwner is an owner of POSIX locks or of a flock.
+type lockOwner struct {
+	owner uint64
+	flock bool
 }
 
 func (h *handle) mayRead() bool  { return h.flags&syscall.O_ACCMODE != syscall.O_WRONLY }
@@ -223,7 +230,7 @@ func (s *Server) Release(ctx context.Context, id Handle) error {
 	if h == nil {
 		return errors.Of(errors.KindBadHandle)
 	}
-	s.dropFlock(h)
+	s.dropLocks(h)
 	h.mu.Lock()
 	ss, n, lost := h.ss, h.n, h.lost
 	h.ss, h.n, h.lost = nil, nil, nil

@@ -81,9 +81,9 @@ func MayDelete(c Cred, dirMode, dirUID, victimUID uint32) bool {
 }
 
 // KillPriv returns mode without set-user-id, and without set-group-id if the
-// group may execute: what a write or a change of owner does to a regular file.
+// group may execute: what a write does to a file, and a change of owner to anything but a directory.
 func KillPriv(mode uint32) uint32 {
-	if mode&syscall.S_IFMT != syscall.S_IFREG {
+	if mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return mode
 	}
 	mode &^= syscall.S_ISUID

@@ -176,6 +176,9 @@ func TestMayDelete(t *testing.T) {
 			t.Errorf("%o: %o", mode, got)
 		}
 	}
+	if got := KillPriv(syscall.S_IFIFO | 0o6755); got != syscall.S_IFIFO|0o755 {
+		t.Errorf("a fifo: %o", got)
+	}
 	if got := KillPriv(syscall.S_IFDIR | 0o2775); got != syscall.S_IFDIR|0o2775 {
 		t.Errorf("%o", got)
 	}
