@@ -238,7 +238,10 @@ func TestEviction(t *testing.T) {
 			a.must(id, Shared)
 		}
 		time.Sleep(time.Second)
-		if n := a.table.held.Len(); n > 60 {
+		a.mu.Lock()
+		n := a.table.held.Len()
+		a.mu.Unlock()
+		if n > 60 {
 			t.Errorf("%d locks are held, the bound is 50", n)
 		}
 		if n := c.nodes[0].server.Stats().Locks; n > 600 {
@@ -285,6 +288,44 @@ func TestManyClients(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLeaseCountsFromSending: an answer that took long prolongs the lease by that much less.
+func TestLeaseCountsFromSending(t *testing.T) {
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		a := c.client(ClerkOptions{})
+		a.link.set(func(k *link) { k.cut = true })
+		a.mu.Lock()
+		k := a.conn
+		a.lease.sent[999] = a.o.Clock()
+		a.mu.Unlock()
+		time.Sleep(1500 * time.Millisecond)
+		a.take(k, &ServerMsg{Epoch: a.Epoch(), Renewed: 999})
+		if left, want := a.LeaseLeft(), 10*time.Second-margin(10*time.Second)-1500*time.Millisecond; left != want {
+			t.Errorf("the lease lives for %v, want %v", left, want)
+		}
+	})
+}
+
+// TestPausedLeaderGivesTimeBack: a leader that slept does not fence those
+// whose keep-alives lie unread.
+func TestPausedLeaderGivesTimeBack(t *testing.T) {
+	now := time.Unix(1, 0)
+	tab := NewTable(TableOptions{}, 5, 10)
+	tab.Expect(now, 1, 10*time.Second, false)
+	tab.Tick(now)
+	now = now.Add(20 * time.Second)
+	tab.Tick(now)
+	if out := tab.Drain(); len(out) != 0 {
+		t.Errorf("after a pause of its own the leader wants %+v", out)
+	}
+	for range 50 {
+		now = now.Add(250 * time.Millisecond)
+		tab.Tick(now)
+	}
+	if out := tab.Drain(); len(out) != 1 || !out[0].Fence {
+		t.Errorf("a session that never came is not fenced: %+v", out)
+	}
 }
 
 func TestFileLocks(t *testing.T) {

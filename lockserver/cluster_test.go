@@ -308,7 +308,7 @@ func TestFenceBeforeFree(t *testing.T) {
 		c.hold[blockstore.CmdFenceWriter] = held
 		c.mu.Unlock()
 		a.link.set(func(k *link) { k.cut = true })
-		if b.lock(40*time.Second, Request{1, Exclusive}) {
+		if b.lock(20*time.Second, Request{1, Exclusive}) {
 			t.Fatal("b got the lock although the fence stands in no log")
 		}
 		if _, err := c.write(a.Session(), a.Epoch(), 1); err != nil {

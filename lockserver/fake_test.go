@@ -311,6 +311,13 @@ func (e clientEnd) Recv() (*ServerMsg, error) {
 				return m, nil
 			}
 		default:
+			e.link.mu.Lock()
+			cut := e.link.cut
+			e.link.mu.Unlock()
+			if cut { // the end does not arrive either
+				<-e.ctx.Done()
+				return nil, errors.Of(errors.KindUnavailable)
+			}
 			return nil, e.err
 		}
 	}
