@@ -20,8 +20,8 @@ type tapDevice struct {
 	blockstore.Device
 	mu      sync.Mutex
 	bad     map[wal.Addr]bool // value: suspect
-	fail    error        // of Apply
-	putFail atomic.Int64 // PutChunks left before the next fails; 0: never
+	fail    error             // of Apply
+	putFail atomic.Int64      // PutChunks left before the next fails; 0: never
 	puts    atomic.Int64
 	back    atomic.Int64  // calls that did not rise in index
 	block   chan struct{} // Apply waits until it is closed; nil: never
@@ -254,6 +254,16 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 	}
 	c.stop(behind)
 	c.wrap = wrap
+	looked, err := c.open(behind, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restore, err := looked.prepareStart(); err != nil || !restore {
+		t.Errorf("at the next start the copy is not resumed by itself: %v %v", restore, err)
+	}
+	looked.Close()
+	looked.mux.Close()
+	looked.dev.Close()
 	n = c.start(behind)
 	c.caughtUp(w.last)
 	for i := range 40 {
