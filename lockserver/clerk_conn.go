@@ -322,7 +322,7 @@ func (c *SessionClerk) take(k *connection, m *ServerMsg) {
 	c.mu.Unlock()
 	wake(c.wake)
 	if unnoticed && h != nil {
-		h.LeaseExpired() // it had run out while this process was paused, and is back
+		c.wg.Go(h.LeaseExpired) // it had run out while this process was paused, and is back
 	}
 }
 

@@ -454,3 +454,41 @@ func BenchmarkPin(b *testing.B) {
 		}
 	})
 }
+
+// TestReleasedWhileClaiming: what is given up after the claims were sent and before they are
+// accepted is told then, with its index.
+func TestReleasedWhileClaiming(t *testing.T) {
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
+		a.must(1, Exclusive)
+		block, resume := make(chan struct{}), make(chan struct{})
+		want := c.bump()
+		a.h.mu.Lock()
+		a.h.block, a.h.index = block, func(LockID) uint64 { return want }
+		a.h.mu.Unlock()
+		got := make(chan bool, 1)
+		go func() { got <- b.lock(15*time.Second, Request{1, Exclusive}) }()
+		time.Sleep(100 * time.Millisecond)
+		a.link.set(func(k *link) {
+			k.onUp = func(m *ClientMsg) bool {
+				if m.Claims != nil && m.Claims.Done {
+					k.paused, k.onUp = resume, nil
+				}
+				return true
+			}
+		})
+		c.breakStreams()
+		close(block)
+		time.Sleep(100 * time.Millisecond)
+		a.link.set(func(k *link) { k.paused = nil })
+		start := time.Now()
+		close(resume)
+		if !<-got || time.Since(start) > 3*time.Second {
+			t.Fatalf("the release did not arrive (waited %v)", time.Since(start))
+		}
+		if b.MinIndex(1) < want {
+			t.Errorf("MinIndex %d, want %d", b.MinIndex(1), want)
+		}
+		b.Unpin(1)
+	})
+}
