@@ -34,9 +34,9 @@ func EndDead(ctx context.Context, t Transport, session blockstore.Session, log *
 type deadHolder struct{}
 
 func (deadHolder) Revoke(LockID, Mode) (index uint64, open bool, err error) { return 0, false, nil }
-func (deadHolder) LeaseExpired()                                           {}
-func (deadHolder) SessionEnded(error)                                      {}
-func (deadHolder) OrphansLeft() bool                                       { return true }
+func (deadHolder) LeaseExpired()                                            {}
+func (deadHolder) SessionEnded(error)                                       {}
+func (deadHolder) OrphansLeft() bool                                        { return true }
 
 var (
 	_ Holder         = deadHolder{}

@@ -188,7 +188,8 @@ func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writ
 	}
 	server, err := assembly.OpenFileServer(opening, cl, assembly.FileServerOptions{
 		Name: fmt.Sprintf("%s:%s (pid %d)", host, dir, os.Getpid()), TTL: f.lease, Logger: log,
-		FS: fs.Options{CacheBytes: cache, CacheBlocks: f.cacheBlocks, QuorumWait: quorumWait},
+		SessionFile: sessionFile(dir),
+		FS:          fs.Options{CacheBytes: cache, CacheBlocks: f.cacheBlocks, QuorumWait: quorumWait},
 	})
 	if err != nil {
 		return ready.failed(errors.New(errors.KindOf(err), "cannot mount %s: %w", source, err))
@@ -231,6 +232,19 @@ func serveMount(ctx context.Context, m *fuse.Mount, server *assembly.FileServer)
 		return errors.New(errors.KindOf(err), "%s: the end of the mount: %w", m.Dir(), err)
 	}
 	return nil
+}
+
+// sessionFile is where a mount at dir remembers its session across a crash.
+func sessionFile(dir string) string {
+	name := "mount" + strings.ReplaceAll(dir, "/", "-") + ".json"
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib/dfs", name)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".local", "state", "dfs", name)
 }
 
 // defaultLog is where a background mount logs.

@@ -36,6 +36,9 @@ type FileServerOptions struct {
 	FS fs.Options
 	// PendingBytesMax bounds dirty data; 0: the log's default.
 	PendingBytesMax int64
+	// SessionFile, if set, remembers the session on disk, so that after a crash the next process with
+	// this file ends it at once. One file for each mount point.
+	SessionFile string
 
 	Logger *slog.Logger
 }
@@ -51,6 +54,8 @@ type FileServer struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	lost chan error
+
+	file *sessionFile // nil: none
 
 	mu  sync.Mutex
 	now *backend
@@ -85,8 +90,18 @@ func OpenFileServer(ctx context.Context, cl *cluster.Cluster, opt FileServerOpti
 	if f.Server, err = fs.New(o); err != nil {
 		return nil, err
 	}
+	if opt.SessionFile != "" {
+		if f.file, err = openSessionFile(opt.SessionFile, opt.Logger); err != nil {
+			opt.Logger.Warn("after a crash this file server's lease must run out", "error", err)
+		} else {
+			f.file.endPredecessor(ctx, cl)
+		}
+	}
 	if err := f.attach(ctx); err != nil {
 		f.stop()
+		if f.file != nil {
+			f.file.close(false)
+		}
 		return nil, err
 	}
 	f.wg.Go(f.heal)
@@ -117,6 +132,11 @@ func (f *FileServer) attach(ctx context.Context) error {
 	log, err := wal.NewWriter(store, wal.Options{PendingBytesMax: f.opt.PendingBytesMax})
 	if err != nil {
 		return err
+	}
+	if f.file != nil {
+		if err := f.file.write(f.cluster.ID(), clerk.Session()); err != nil {
+			f.opt.Logger.Warn("the session could not be remembered; after a crash its lease must run out", "error", err)
+		}
 	}
 	be := &backend{clerk: clerk, store: store, log: log}
 	f.mu.Lock()
@@ -186,6 +206,9 @@ func (f *FileServer) Close(ctx context.Context) error {
 		err = cerr
 	}
 	f.now.store.Close()
+	if f.file != nil {
+		f.file.close(err == nil)
+	}
 	return err
 }
 

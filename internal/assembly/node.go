@@ -163,7 +163,7 @@ func (n *Node) openFiles(ctx context.Context) (fs.FileSystem, error) {
 		return n.fileSrv, nil
 	}
 	f, err := OpenFileServer(ctx, n.cluster, FileServerOptions{
-		Name: fmt.Sprintf("file service of node %s", n.opt.ID), FS: fs.Options{CacheBytes: n.opt.CacheBytes}, Logger: n.opt.Logger})
+		Name: fmt.Sprintf("file service of node %s", n.opt.ID), SessionFile: filepath.Join(n.opt.Data, "session.json"), FS: fs.Options{CacheBytes: n.opt.CacheBytes}, Logger: n.opt.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -109,3 +109,8 @@ func (s *clientStream) Close(why error) {
 		}
 	})
 }
+
+// EndDead ends the session of a process that is known to be dead; see lockserver.EndDead.
+func EndDead(ctx context.Context, c *cluster.Cluster, session blockstore.Session, log *slog.Logger) error {
+	return lockserver.EndDead(ctx, transport{c}, session, log)
+}
