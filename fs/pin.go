@@ -20,7 +20,8 @@ import (
 // revocation is a node's side of a revoke under way (see revoke.go).
 type revocation struct {
 	mu       sync.Mutex
-	serving  bool            // step 1: operations that the old mode allows are still admitted, without a pin
+	serving  bool            // operations that the old mode allows are still admitted, without a pin
+	only     []span          // not nil: only those that touch these bytes
 	admitted int             // of them, not finished
 	drained  chan struct{}   // closed when admitted falls to 0 after serving ended
 	waiters  map[*waiter]int // operations waiting in Clerk.Acquire
@@ -34,7 +35,7 @@ type waiter struct {
 	mode   lockserver.Mode
 	cancel context.CancelFunc
 	again  bool // cancelled in order to be admitted
-	write  span // of a Write: the bytes, whose pages the kernel may have locked
+	io     span // the bytes of a Read or Write, whose pages the kernel may have locked
 	// readOnly: the ilock is taken shared.
 	readOnly bool
 }
@@ -182,10 +183,7 @@ func (ss *session) pinOne(ctx context.Context, n *node, u use) (admitted bool, e
 	defer cancel()
 	for {
 		wctx, wcancel := context.WithCancel(bctx)
-		w := &waiter{mode: mode, cancel: wcancel, readOnly: !u.exclusive}
-		if u.exclusive {
-			w.write = u.io
-		}
+		w := &waiter{mode: mode, cancel: wcancel, readOnly: !u.exclusive, io: u.io}
 		if n.rv.admitOrWait(w) {
 			wcancel()
 			return true, nil
@@ -215,7 +213,24 @@ func (rv *revocation) note(mode lockserver.Mode) {
 // admits reports whether an operation of this mode is served under the revoke under way. A read through a
 // writable handle (it asks Exclusive) that meets the revoke of a Shared lock is served by that: its pages are dropped in step 3.
 func (rv *revocation) admits(w *waiter) bool {
-	return rv.serving && (uint32(w.mode) <= rv.held.Load() || w.readOnly && rv.held.Load() > 0)
+	if !rv.serving || uint32(w.mode) > rv.held.Load() && !(w.readOnly && rv.held.Load() > 0) {
+		return false
+	}
+	if rv.only == nil {
+		return true
+	}
+	p := w.io.pages()
+	for _, s := range rv.only {
+		if s = s.pages(); s.from < p.to && p.from < s.to {
+			return true
+		}
+	}
+	return false
+}
+
+// pages is the range widened to whole pages.
+func (s span) pages() span {
+	return span{s.from / blockSize * blockSize, (s.to + blockSize - 1) / blockSize * blockSize}
 }
 
 func (rv *revocation) admitOrWait(w *waiter) (admitted bool) {

@@ -15,10 +15,11 @@ var _ lockserver.RevokePreparer = (*Server)(nil)
 // Giving a lock up. Nothing here takes a lock of the cluster or an ilock. Steps (design, section 7):
 //
 //  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges read or written
-//     are noted. Drop the kernel's pages or names.
-//  2. Revoke, when no pin is left: operations that the old mode allows are still admitted, without a pin, because the kernel's
-//     page invalidation waits for reads under way. Drop the ranges noted; what they wrote back is part of the inode.
-//  3. Close the gate, let the admitted finish, drop what they read since.
+//     are noted. Operations that wait for a pin and that the mode held allows are admitted without one (a read through a writable handle, that
+//     waits for the exclusive lock behind the one who wants ours, too), because the kernel's invalidation waits for them. Drop
+//     the kernel's pages or names.
+//  2. Revoke, when no pin is left: such operations are still admitted. Drop the ranges noted; what was written back is part of the inode.
+//  3. Close the gate, let the admitted finish, drop what they touched since, admitting only what touches the same pages; until nothing did.
 //  4. Flush up to the inode's last generation.
 //  5. Drop the kernel's attributes, then the cached blocks and the inode.
 //  6. Return: the clerk releases, with the index and whether the inode is open here.
@@ -36,6 +37,7 @@ func (s *Server) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
 	defer ss.put(n)
 	n.rv.noting.Store(true)
 	n.rv.prepared.Store(true)
+	n.rv.beginServing()
 	ss.dropKernel(n, to)
 }
 
@@ -82,10 +84,19 @@ func (ss *session) revokeServing(n *node, to lockserver.Mode) {
 		}
 		ss.dropRanges(n, to, ranges)
 	}
-	if drained := rv.endServing(); drained != nil {
-		<-drained // operations under way; each is bounded in time
+	for round := 0; ; round++ {
+		if drained := rv.closeGate(); drained != nil {
+			<-drained // operations under way; each is bounded in time
+		}
+		ranges := rv.openFor()
+		if len(ranges) == 0 {
+			return
+		}
+		ss.dropRanges(n, to, ranges)
+		if round > 64 {
+			time.Sleep(time.Millisecond) // a reader in a tight loop; let it get ahead
+		}
 	}
-	ss.dropRanges(n, to, rv.takeServed())
 }
 
 // dropKernel drops the kernel's pages, or names, where the mode left needs it. Under a Shared lock clean pages and
@@ -165,7 +176,11 @@ func (ss *session) revokeFlush(gen wal.Gen) error {
 func (rv *revocation) beginServing() {
 	rv.mu.Lock()
 	defer rv.mu.Unlock()
-	rv.serving = true
+	rv.serving, rv.only = true, nil
+	rv.tellLocked()
+}
+
+func (rv *revocation) tellLocked() {
 	for w := range rv.waiters {
 		if rv.admits(w) {
 			w.again = true
@@ -174,16 +189,30 @@ func (rv *revocation) beginServing() {
 	}
 }
 
-// endServing closes the gate; the channel, if any, is closed when the admitted have finished.
-func (rv *revocation) endServing() <-chan struct{} {
+// closeGate admits nothing more; the channel, if any, is closed when the admitted have finished.
+func (rv *revocation) closeGate() <-chan struct{} {
 	rv.mu.Lock()
 	defer rv.mu.Unlock()
-	rv.serving = false
+	rv.serving, rv.only = false, nil
 	if rv.admitted == 0 {
 		return nil
 	}
 	rv.drained = make(chan struct{})
 	return rv.drained
+}
+
+// openFor takes the ranges served since and opens the gate again for operations that touch them, while they are dropped: the
+// kernel may hold a page of theirs locked for a request that would wait for us. None: the gate stays closed.
+func (rv *revocation) openFor() []span {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	ranges := rv.served
+	rv.served = nil
+	if len(ranges) > 0 {
+		rv.serving, rv.only = true, ranges
+		rv.tellLocked()
+	}
+	return ranges
 }
 
 func (rv *revocation) takeServed() []span {
@@ -200,8 +229,8 @@ func (rv *revocation) gaps() []span {
 	rv.mu.Lock()
 	var locked []span
 	for w := range rv.waiters {
-		if w.write.to > w.write.from && !rv.admits(w) {
-			locked = append(locked, span{w.write.from / blockSize * blockSize, (w.write.to + blockSize - 1) / blockSize * blockSize})
+		if !w.readOnly && w.io.to > w.io.from && !rv.admits(w) {
+			locked = append(locked, w.io.pages())
 		}
 	}
 	rv.mu.Unlock()

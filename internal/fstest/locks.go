@@ -186,12 +186,13 @@ func (c *Clerk) acquire(ctx context.Context, r lockserver.Request) error {
 	case <-q.got:
 	case <-ctx.Done():
 		c.t.mu.Lock()
-		defer c.t.mu.Unlock()
 		if !q.done {
+			defer c.t.mu.Unlock()
 			st.queue = slices.DeleteFunc(st.queue, func(x *request) bool { return x == q })
 			c.t.grant(r.ID, st)
 			return errors.New(errors.KindOf(ctx.Err()), "waiting for lock %d: %w", r.ID, ctx.Err())
 		}
+		c.t.mu.Unlock()
 	}
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
