@@ -448,3 +448,10 @@ func (c *cache) protect(f *frame) {
 		}
 	}
 }
+
+// shrinkNow evicts what is beyond the limit.
+func (c *cache) shrinkNow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shrink()
+}
