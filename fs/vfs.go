@@ -20,6 +20,7 @@ type Caller struct {
 	Groups   []uint32 // supplementary groups; used only if Check
 	PID      uint32
 	Umask    uint32 // for creating operations; not yet applied to mode
+	KillPriv bool   // Open with O_TRUNC clears set-id bits (HANDLE_KILLPRIV_V2)
 	// Check asks the file server to check permissions (modes, ACLs, sticky
 	// bits) itself: for thin clients. Under a kernel mount with
 	// default_permissions the kernel has done so.
@@ -57,8 +58,7 @@ type SetAttr struct {
 	KillPriv     bool // clear set-user-id, and set-group-id if group-executable (HANDLE_KILLPRIV_V2)
 }
 
-// Open flags are Linux's O_* (syscall package). OpenInfo tells the adapter how
-// the kernel may cache the file's pages.
+// OpenInfo tells the adapter how the kernel may cache the file's pages.
 type OpenInfo struct {
 	KeepCache bool // pages filled earlier are still right
 	DirectIO  bool // bypass the page cache
@@ -126,6 +126,7 @@ type FileSystem interface {
 	// Rename takes Linux's RENAME_NOREPLACE and RENAME_EXCHANGE; others are EINVAL.
 	Rename(ctx context.Context, c *Caller, dir Ino, name string, newDir Ino, newName string, flags uint32) error
 
+	// Open takes Linux's O_* flags (package syscall), as the others with flags of that name do.
 	Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (Handle, OpenInfo, error)
 	Create(ctx context.Context, c *Caller, dir Ino, name string, mode, flags uint32) (Entry, Handle, OpenInfo, error)
 	// Tmpfile makes an unnamed file in dir's file system (O_TMPFILE).

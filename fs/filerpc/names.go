@@ -3,7 +3,6 @@ package filerpc
 import (
 	"context"
 
-
 	"dfs/fs"
 	"dfs/internal/errors"
 	"dfs/internal/wire/filepb"
