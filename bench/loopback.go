@@ -39,7 +39,7 @@ func withLoopback(base string, f func(mnt string) error) error {
 			return err
 		}
 	}
-	defer os.RemoveAll(from)
+	defer func() { _ = os.RemoveAll(from) }()
 	self, err := os.Executable()
 	if err != nil {
 		return err

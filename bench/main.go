@@ -23,7 +23,6 @@ import (
 
 type config struct {
 	dfs, dir string
-	keep     bool
 	rounds   int
 	only     string
 }
@@ -73,7 +72,7 @@ func run(c config) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(c.dir)
+	defer func() { _ = os.RemoveAll(c.dir) }()
 	all := []struct {
 		name string
 		run  func(config) ([]result, error)

@@ -166,9 +166,7 @@ func (ss *session) revokeFlush(gen wal.Gen) error {
 			return err
 		}
 		ss.s.log.Warn("flushing for a revoke; trying again", "err", err)
-		select {
-		case <-time.After(100 * time.Millisecond):
-		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 

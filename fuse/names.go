@@ -144,18 +144,6 @@ func (l *ledger) take(dir uint64) (names []string, until time.Time) {
 	return names, until
 }
 
-// forget removes a name that the kernel itself has dropped (unlink, rename).
-func (l *ledger) forget(dir uint64, name string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if d := l.dirs[dir]; d != nil {
-		if _, known := d.until[name]; known {
-			delete(d.until, name)
-			l.count--
-		}
-	}
-}
-
 // sweep removes what has run out.
 func (l *ledger) sweep(now time.Time) {
 	l.mu.Lock()

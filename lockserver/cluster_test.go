@@ -132,7 +132,7 @@ func TestUpgradeBothWays(t *testing.T) {
 				done <- ok
 			}()
 		}
-		if !<-done || !<-done {
+		if first, second := <-done, <-done; !first || !second {
 			t.Fatal("two sharers that upgrade block each other")
 		}
 		// One that upgrades what it pins is told.

@@ -90,14 +90,6 @@ func (c *fakeCluster) down(n *fakeNode) {
 	}
 }
 
-func (c *fakeCluster) heal(n *fakeNode) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n.cut, n.alone = false, false
-	n.self = c.lead == n
-	n.tell()
-}
-
 func (n *fakeNode) tell() {
 	close(n.changed)
 	n.changed = make(chan struct{})

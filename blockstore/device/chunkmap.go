@@ -12,6 +12,7 @@ import (
 	"dfs/internal/errors"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // entry is what the map tells of a chunk.
@@ -127,7 +128,7 @@ func openBolt(path string, first *mapState, noSync bool) (m *boltMap, err error)
 	defer recoverFault(&err)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: noSync, NoGrowSync: noSync})
 	if err != nil {
-		if stderrors.Is(err, bolt.ErrInvalid) || stderrors.Is(err, bolt.ErrChecksum) || stderrors.Is(err, bolt.ErrVersionMismatch) {
+		if stderrors.Is(err, bolterrors.ErrInvalid) || stderrors.Is(err, bolterrors.ErrChecksum) || stderrors.Is(err, bolterrors.ErrVersionMismatch) {
 			return nil, errors.New(errors.KindCorrupt, "chunk map %s is damaged, rebuild this node from the others: %w", path, err)
 		}
 		return nil, err

@@ -171,7 +171,7 @@ func newCluster(t testing.TB, ids ...string) *cluster {
 }
 
 func (c *cluster) logger() *slog.Logger {
-	var w io.Writer = io.Discard
+	w := io.Discard
 	level := slog.LevelInfo
 	if os.Getenv("RAFTSTORE_LOG") != "" {
 		w, level = os.Stderr, slog.LevelDebug

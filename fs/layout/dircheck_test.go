@@ -39,7 +39,7 @@ func TestDirCheck(t *testing.T) {
 		}
 		return d, m
 	}
-	d, m := build()
+	d, _ := build()
 	if s := checkDir(t, d); s != "" {
 		t.Fatal(s)
 	}
@@ -89,7 +89,7 @@ func TestDirCheck(t *testing.T) {
 		})},
 	}
 	for i, c := range cases {
-		d, m = build()
+		d, m := build()
 		if c.want == "chained twice" {
 			over := bucketBlock(m.blocks[chained]).next()
 			c.damage = inBlock(over, func(b bucketBlock) { b.setNext(over) })

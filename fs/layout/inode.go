@@ -112,9 +112,13 @@ type Inode struct {
 	xattrBytes []byte // encoded entries; see xattr.go
 }
 
-// IsDir, IsRegular and IsSymlink tell the type.
-func (in *Inode) IsDir() bool     { return in.Mode&syscall.S_IFMT == syscall.S_IFDIR }
+// IsDir reports whether the inode is a directory.
+func (in *Inode) IsDir() bool { return in.Mode&syscall.S_IFMT == syscall.S_IFDIR }
+
+// IsRegular reports whether the inode is a regular file.
 func (in *Inode) IsRegular() bool { return in.Mode&syscall.S_IFMT == syscall.S_IFREG }
+
+// IsSymlink reports whether the inode is a symbolic link.
 func (in *Inode) IsSymlink() bool { return in.Mode&syscall.S_IFMT == syscall.S_IFLNK }
 
 // InlineRoom is how many bytes Inline may hold now: at most InlineMax, and

@@ -175,8 +175,8 @@ func (m *Mux) Close() error {
 	m.closing.Do(func() {
 		close(m.closed)
 		err = m.listener.Close()
-		m.raft.Close()
-		m.grpc.Close()
+		_ = m.raft.Close()
+		_ = m.grpc.Close()
 		m.mu.Lock()
 		for c := range m.undecided {
 			c.Close()

@@ -9,8 +9,6 @@ import (
 
 func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-const fuzzSegment = 64 << 10
-
 // fuzzSeed is a segment with a few groups.
 func fuzzSeed(t testing.TB) []byte {
 	d := newFakeDisk(3)

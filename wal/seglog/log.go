@@ -122,7 +122,7 @@ func build(dir string, opts Options) (*Log, error) {
 	l.free.init()
 	start := time.Now()
 	if err := l.recover(); err != nil {
-		l.closeFiles()
+		_ = l.closeFiles()
 		return nil, err
 	}
 	s := l.Stats()

@@ -110,7 +110,7 @@ func (o *osFS) probe() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var b buffer
 	defer b.drop()
 	block, err := b.grow(Block)
