@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -114,6 +115,12 @@ func (c *Cluster) Add(id string, args ...string) *Node {
 	c.Nodes = append(c.Nodes, n)
 	n.Start()
 	return n
+}
+
+// Forget kills a node and takes it out of Nodes; its data stays.
+func (c *Cluster) Forget(n *Node) {
+	n.Kill()
+	c.Nodes = slices.DeleteFunc(c.Nodes, func(other *Node) bool { return other == n })
 }
 
 func (c *Cluster) bootstrap() string {
@@ -299,6 +306,14 @@ func (c *Cluster) Try(args ...string) (string, error) {
 		err = fmt.Errorf("dfs %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
 	return stdout.String(), err
+}
+
+// TryBoth is Try that returns what the command wrote to standard output and standard error, joined.
+func (c *Cluster) TryBoth(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, c.bin, args...).CombinedOutput()
+	return string(out), err
 }
 
 // Run is Try that must succeed.
