@@ -146,7 +146,7 @@ func (s *Server) Readlink(ctx context.Context, c *Caller, ino Ino) (target strin
 	return target, err
 }
 
-// SetAttr changes attributes. A size goes first, in steps where it must; the others with its last step.
+// SetAttr changes attributes. A size goes first, in records of its own; the others follow in one record.
 func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a SetAttr) (e Entry, err error) {
 	if a.Size != nil && *a.Size > layout.MaxFileSize {
 		return e, errors.Of(errors.KindFileTooBig)

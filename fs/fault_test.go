@@ -95,12 +95,12 @@ func TestOrphans(t *testing.T) {
 
 // TestLargeTruncate frees more than one record may: in steps, and again after a crash between them.
 func TestLargeTruncate(t *testing.T) {
-	for _, cut := range []int{-1, 0, 1, 2} {
+	for _, cut := range []int{-1, 0, 1} {
 		w := newWorld(t, 1<<20)
 		m := w.mount(Options{})
 		ino, h := m.create(RootIno, "big")
-		m.must(m.Allocate(ctx, h, 0, 900<<20, 0))
-		m.write(h, "tail", 900<<20)
+		m.must(m.Allocate(ctx, h, 0, 300<<20, 0))
+		m.write(h, "tail", 300<<20)
 		m.must(m.SyncAll(ctx))
 		w.disk.CutAfter(cut)
 		size := uint64(5000)
@@ -123,7 +123,7 @@ func TestLargeTruncate(t *testing.T) {
 			w.disk.Crash()
 			m = w.mount(Options{})
 			m.must(m.Server.cur.Load().sweepOnce(ctx))
-			if a := m.attr(ino); a.Size != size && a.Size != 900<<20+4 {
+			if a := m.attr(ino); a.Size != size && a.Size != 300<<20+4 {
 				t.Errorf("cut %d: size %d", cut, a.Size)
 			}
 		}

@@ -236,8 +236,8 @@ func (s *Server) Release(ctx context.Context, id Handle) error {
 	h.ss, h.n, h.lost = nil, nil, nil
 	h.mu.Unlock()
 	if n != nil {
-		if last && s.cur.Load() == ss && !h.dir {
-			ss.closed(n)
+		if last && s.cur.Load() == ss {
+			ss.closed(n, h.dir)
 		}
 		ss.put(n)
 	}
@@ -247,11 +247,27 @@ func (s *Server) Release(ctx context.Context, id Handle) error {
 // closed looks whether the file that was closed last here has no name any more. Where the inode
 // is at hand its lock has been held, so its link count is right; else another server has had the lock since and
 // may have unlinked it, being told that it was open here: so it is looked at in the background.
-func (ss *session) closed(n *node) {
-	if in := n.in.Load(); in == freedInode || in != nil && in.Nlink > 0 {
+func (ss *session) closed(n *node, dir bool) {
+	in := n.in.Load()
+	if in == freedInode || in != nil && in.Nlink > 0 || in == nil && dir {
+		return // a directory that another server removed is left to that one's sweep
+	}
+	if in != nil {
+		ss.reapLater(n.ino)
 		return
 	}
-	ss.reapLater(n.ino)
+	ino := n.ino
+	ss.spawn(func(ctx context.Context) {
+		linked := false
+		err := ss.do1(ctx, shared(ino), func(n *node) error {
+			in, err := ss.load(ctx, n)
+			linked = err == nil && in.Nlink > 0
+			return err
+		})
+		if err == nil && !linked {
+			ss.reapLater(ino)
+		}
+	})
 }
 
 // handlesClosed ends all handles, at Close.

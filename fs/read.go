@@ -37,7 +37,12 @@ func (s *Server) Read(ctx context.Context, id Handle, dst []byte, off uint64) (i
 		if err != nil {
 			return 0, err
 		}
+		if !ss.enter() {
+			s.cur.CompareAndSwap(ss, nil)
+			continue
+		}
 		n, err := ss.readHandle(ctx, h, dst, off)
+		ss.leave()
 		if err == nil || !isSessionEnd(err) {
 			return n, err
 		}

@@ -56,15 +56,17 @@ type Server struct {
 
 // session is what a Server keeps for one Backend. Its caches die with it.
 type session struct {
-	s     *Server
-	be    Backend
-	ctx   context.Context // ends with the session
-	end   context.CancelCauseFunc
-	lost  atomic.Bool // SessionEnded was called
-	cache *cache
-	nodes nodeTable
-	space space
-	orph  orphans
+	s    *Server
+	be   Backend
+	ctx  context.Context // ends with the session
+	end  context.CancelCauseFunc
+	lost atomic.Bool // SessionEnded was called
+	// active counts the operations that may hold frames of the cache: its memory goes when they are done.
+	active atomic.Int64
+	cache  *cache
+	nodes  nodeTable
+	space  space
+	orph   orphans
 	// treeMu is the ilock of LockRename.
 	treeMu ilock
 
@@ -110,6 +112,7 @@ func (s *Server) Attach(ctx context.Context, be Backend) error {
 	s.mu.Unlock()
 	if old != nil {
 		old.stop()
+		go old.bury()
 	}
 	if err := ss.format(ctx); err != nil {
 		ss.end(err)
@@ -132,7 +135,27 @@ func (s *Server) signalLocked() {
 	s.changed = make(chan struct{})
 }
 
-// stop waits for the background work of a session that ended. Its cache's memory is left to operations that still hold frames.
+// enter counts an operation in; false: the session has ended. leave counts it out.
+func (ss *session) enter() bool {
+	ss.active.Add(1)
+	if ss.ctx.Err() != nil {
+		ss.active.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (ss *session) leave() { ss.active.Add(-1) }
+
+// bury gives the cache's memory back when the last operation of a session that ended has left.
+func (ss *session) bury() {
+	for ss.active.Load() > 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	ss.cache.close()
+}
+
+// stop waits for the background work of a session that ended.
 func (ss *session) stop() {
 	ss.end(errors.Of(errors.KindSessionEnded))
 	ss.bgMu.Lock()
@@ -182,10 +205,12 @@ func (s *Server) Close(ctx context.Context) error {
 	ss.bgMu.Unlock()
 	s.mu.Lock()
 	s.closed = true
+	s.cur.CompareAndSwap(ss, nil)
 	s.signalLocked()
 	s.mu.Unlock()
 	ss.end(errors.New(errors.KindUnavailable, "the file server is closed"))
 	ss.bg.Wait()
+	go ss.bury()
 	return err
 }
 
@@ -222,7 +247,12 @@ func (s *Server) do(ctx context.Context, f func(*session) error) error {
 		if err != nil {
 			return err
 		}
+		if !ss.enter() {
+			s.cur.CompareAndSwap(ss, nil)
+			continue
+		}
 		err = f(ss)
+		ss.leave()
 		if err == nil || !isSessionEnd(err) {
 			return err
 		}

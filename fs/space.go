@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"sync"
+	"time"
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
@@ -20,13 +21,18 @@ type space struct {
 	blocks int64
 	gen    wal.Gen
 	genSum int64
-	// refilling: a Reserve in the background is under way. scarce: the last one failed.
-	refilling, scarce bool
+	// refilling: a Reserve in the background is under way.
+	refilling bool
+	// scarceUntil: the store was full a moment ago, so only what is needed is asked for.
+	scarceUntil time.Time
 
 	inodes      []blockstore.InodeRange
 	inodeRefill bool
 	inodeMu     sync.Mutex // serializes TakeInodes in the foreground
 }
+
+// scarceFor is how long a full store is remembered.
+const scarceFor = 2 * time.Second
 
 // reserve takes n blocks out of the reservation, asking for more as needed. KindNoSpace.
 func (ss *session) reserve(ctx context.Context, n int64) error {
@@ -53,7 +59,7 @@ func (ss *session) reserve(ctx context.Context, n int64) error {
 		return ss.waited(ctx, err, "flushing before the store is called full")
 	}
 	sp.mu.Lock()
-	sp.scarce = true
+	sp.scarceUntil = time.Now().Add(scarceFor)
 	have := min(sp.blocks, n)
 	sp.blocks -= have
 	sp.mu.Unlock()
@@ -89,7 +95,7 @@ func (sp *space) give(n int64) {
 func (sp *space) isScarce() bool {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	return sp.scarce
+	return time.Now().Before(sp.scarceUntil)
 }
 
 // account settles an operation of delta, committed in gen, for which `taken` blocks were
@@ -104,7 +110,7 @@ func (sp *space) account(gen wal.Gen, delta, taken int64) {
 	sp.genSum += delta
 	sp.blocks += taken - (max(0, sp.genSum) - before)
 	if delta < 0 {
-		sp.scarce = false
+		sp.scarceUntil = time.Time{}
 	}
 }
 
@@ -112,7 +118,7 @@ func (sp *space) account(gen wal.Gen, delta, taken int64) {
 func (ss *session) refillSpace(batch int64) {
 	sp := &ss.space
 	sp.mu.Lock()
-	low := sp.blocks < batch/2 && !sp.refilling && !sp.scarce
+	low := sp.blocks < batch/2 && !sp.refilling && !time.Now().Before(sp.scarceUntil)
 	if low {
 		sp.refilling = true
 	}
@@ -128,7 +134,7 @@ func (ss *session) refillSpace(batch int64) {
 		if err == nil {
 			sp.blocks += batch
 		} else if errors.Is(err, errors.KindNoSpace) {
-			sp.scarce = true
+			sp.scarceUntil = time.Now().Add(scarceFor)
 		}
 	})
 }
