@@ -46,6 +46,9 @@ type Device interface {
 	Advance(index uint64)
 	// Applied is the index of the last Apply or Advance.
 	Applied() uint64
+	// EndRedo says that everything that was applied before the device was opened has been redone: called once, between the last
+	// Apply of the redo and the first behind it, and before any read. From then on lost checksums are not taken for a crash's.
+	EndRedo()
 	// Read reads count blocks from block on into dst, checking every checksum; present gets the bitmap. Blocks
 	// that do not fit are returned in bad (their dst bytes are undefined, but for a Suspect one: what redo made of it).
 	Read(span wal.Span, dst, present []byte) (bad []BadBlock, err error)

@@ -84,6 +84,9 @@ func (a *applier) apply(l *raft.Log) *blockstore.Result {
 
 // applyLocked is apply with exclusive held; an error is final.
 func (a *applier) applyLocked(l *raft.Log) (*blockstore.Result, error) {
+	if a.progress.redoEnds(l.Index-1, l.Term) {
+		a.dev.EndRedo()
+	}
 	if l.Index <= a.dev.Applied() {
 		// Replayed log that the device's checkpoint already covers.
 		a.progress.note(a.progress.applied.Load(), l.Term)
@@ -100,6 +103,9 @@ func (a *applier) applyLocked(l *raft.Log) (*blockstore.Result, error) {
 		}
 	} else {
 		a.dev.Advance(l.Index)
+	}
+	if a.progress.redoEnds(l.Index, 0) {
+		a.dev.EndRedo() // before note, which lets reads in
 	}
 	a.progress.note(l.Index, l.Term)
 	return res, nil
@@ -144,6 +150,7 @@ type progress struct {
 	// The device may hold bytes of entries up to startIndex (whose term is startTerm) from before the restart, and of
 	// entries up to copyFloor from a copy: it is not read before those have been applied again.
 	startIndex, startTerm, copyFloor uint64
+	redone                           bool // redoEnds has said so
 }
 
 func (p *progress) init(applied uint64) {
@@ -180,6 +187,17 @@ func (p *progress) setCopyFloor(index uint64) {
 	p.mu.Lock()
 	p.copyFloor = max(p.copyFloor, index)
 	p.mu.Unlock()
+}
+
+// redoEnds tells, once, that the redo is over if everything up to index is applied and an entry of term follows (0: unknown).
+func (p *progress) redoEnds(index, term uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.redone || index < p.startIndex && term <= p.startTerm {
+		return false
+	}
+	p.redone = true
+	return true
 }
 
 // settled tells whether the device holds nothing from beyond applied.

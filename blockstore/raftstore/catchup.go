@@ -170,6 +170,9 @@ func (n *Node) finishCopy(m *manifest, state *blockstore.State, floor uint64) er
 	a.mu.Unlock()
 	a.progress.setCopyFloor(floor)
 	a.progress.setStart(0, 0) // what the device held before is gone
+	if a.progress.redoEnds(m.Applied, 0) {
+		a.dev.EndRedo()
+	}
 	a.progress.copying.Store(false)
 	a.progress.note(m.Applied, 0)
 	n.stores.covered.Store(max(n.stores.covered.Load(), m.Applied))

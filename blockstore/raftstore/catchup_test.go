@@ -25,6 +25,20 @@ type tapDevice struct {
 	puts    atomic.Int64
 	back    atomic.Int64  // calls that did not rise in index
 	block   chan struct{} // Apply waits until it is closed; nil: never
+	redone  []uint64      // what was applied when EndRedo was called
+}
+
+func (d *tapDevice) EndRedo() {
+	d.mu.Lock()
+	d.redone = append(d.redone, d.Device.Applied())
+	d.mu.Unlock()
+	d.Device.EndRedo()
+}
+
+func (d *tapDevice) redoEndedAt() []uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.redone
 }
 
 func (d *tapDevice) Advance(index uint64) {
@@ -258,7 +272,7 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if restore, err := looked.prepareStart(); err != nil || !restore {
+	if restore, err := looked.mustRestore(); err != nil || !restore {
 		t.Errorf("at the next start the copy is not resumed by itself: %v %v", restore, err)
 	}
 	looked.Close()

@@ -89,8 +89,32 @@ func (n *Node) open() error {
 	if err := n.checkLife(); err != nil {
 		return err
 	}
-	n.applier, err = newApplier(n.opts.Device, n.log, n.opts.Fatal, n.closing)
-	return err
+	if n.applier, err = newApplier(n.opts.Device, n.log, n.opts.Fatal, n.closing); err != nil {
+		return err
+	}
+	return n.noteStart()
+}
+
+// noteStart notes from where on the device may be read: here, because reads may come before Raft runs.
+func (n *Node) noteStart() error {
+	last, lastTerm, err := lastEntry(n.stores.log)
+	if err != nil {
+		return err
+	}
+	p := &n.applier.progress
+	p.setStart(last, lastTerm)
+	if p.redoEnds(p.applied.Load(), 0) {
+		n.opts.Device.EndRedo()
+	}
+	mark, err := loadCopyMark(n.opts.Dir)
+	if err != nil {
+		return err
+	}
+	if mark != nil {
+		p.setCopyFloor(mark.Floor)
+		n.copying.mark = mark
+	}
+	return nil
 }
 
 // checkLife compares what the identity says with what the Raft stores hold.
@@ -181,6 +205,7 @@ func (n *Node) run() {
 		return
 	}
 	n.raft.Store(r)
+	n.applier.progress.wake()
 	n.spawn(func() { n.watchRaft(r) })
 	n.spawn(n.checkpointLoop)
 	n.spawn(n.capacityLoop)
@@ -221,7 +246,7 @@ func (n *Node) raftConfig() *raft.Config {
 func (n *Node) startRaft() (*raft.Raft, error) {
 	cluster, _ := n.ident.clusterID()
 	conf := n.raftConfig()
-	restore, err := n.prepareStart()
+	restore, err := n.mustRestore()
 	if err != nil {
 		return nil, err
 	}
@@ -230,33 +255,19 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 	trans := newTransport(n, &stream{Listener: n.opts.Mux.Raft(), dial: n.opts.Dial, cluster: cluster, address: addr})
 	n.opts.Mux.SetCluster(cluster, uint64(n.ident.Incarnation))
 	if err := n.found(); err != nil {
-		trans.Close()
+		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot write the first configuration: %w", err)
 	}
 	r, err := raft.NewRaft(conf, fsm{n}, n.stores.log, n.stores.stable, n.stores.snapshots, trans)
 	if err != nil {
-		trans.Close()
+		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot start raft: %w", err)
 	}
 	return r, nil
 }
 
-// prepareStart tells whether the newest snapshot must be restored, and notes from where on the
-// device may be read.
-func (n *Node) prepareStart() (restore bool, err error) {
-	last, lastTerm, err := lastEntry(n.stores.log)
-	if err != nil {
-		return false, err
-	}
-	n.applier.progress.setStart(last, lastTerm)
-	mark, err := loadCopyMark(n.opts.Dir)
-	if err != nil {
-		return false, err
-	}
-	if mark != nil {
-		n.applier.progress.setCopyFloor(mark.Floor)
-		n.copying.mark = mark
-	}
+// mustRestore tells whether the newest snapshot must be restored: the device is behind it, or a copy was cut short.
+func (n *Node) mustRestore() (bool, error) {
 	snaps, err := n.stores.snapshots.List()
 	if err != nil {
 		return false, errors.New(errors.KindIO, "cannot list the snapshots: %w", err)
@@ -265,7 +276,7 @@ func (n *Node) prepareStart() (restore bool, err error) {
 		return false, nil
 	}
 	behind := n.applier.progress.applied.Load() < snaps[0].Index
-	return behind || mark != nil && mark.Copying, nil
+	return behind || n.copying.mark != nil && n.copying.mark.Copying, nil
 }
 
 // raftNow returns Raft, or KindUnavailable while it is not running.

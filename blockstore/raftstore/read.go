@@ -17,7 +17,8 @@ const (
 // waitReadable waits, at most Limits.ReadWait, until this replica may be read at index. KindNotReached.
 func (n *Node) waitReadable(ctx context.Context, index uint64) error {
 	p := &n.applier.progress
-	ready := func() bool { return p.applied.Load() >= index && p.settled() }
+	// Without Raft there are no members, hence nobody to repair a damaged block from.
+	ready := func() bool { return p.applied.Load() >= index && p.settled() && n.raft.Load() != nil }
 	if ready() {
 		return nil
 	}
@@ -26,6 +27,9 @@ func (n *Node) waitReadable(ctx context.Context, index uint64) error {
 	if err := p.wait(ctx, n.closing, ready); err != nil {
 		if p.copying.Load() {
 			return errors.New(errors.KindNotReached, "node %s is copying from another replica; read elsewhere", n.opts.ID)
+		}
+		if n.raft.Load() == nil {
+			return errors.New(errors.KindNotReached, "node %s is starting; read elsewhere", n.opts.ID)
 		}
 		return errors.New(errors.KindNotReached, "node %s has applied index %d, not yet what may be read at %d; read from the leader", n.opts.ID, p.applied.Load(), index)
 	}
