@@ -15,6 +15,7 @@ import (
 func TestTwoServers(t *testing.T) {
 	seed := testSeed(t)
 	w := newWorld(t, 1<<20)
+	w.disk.Lag()
 	a, b := w.mount(Options{CacheBlocks: 32}), w.mount(Options{CacheBlocks: 1, CacheInodes: 2})
 	d := newDriver(t, a, seed)
 	for i := range 1500 {
@@ -114,6 +115,7 @@ func h0(t *testing.T, m *mount, name string) Handle {
 // errors, and a sound tree at the end.
 func TestConcurrentTree(t *testing.T) {
 	w := newWorld(t, 1<<20)
+	w.disk.Lag()
 	mounts := []*mount{w.mount(Options{}), w.mount(Options{CacheBlocks: 4, CacheInodes: 4})}
 	var dirs []Ino
 	for i := range 4 {

@@ -505,6 +505,7 @@ func TestModel(t *testing.T) {
 	for _, blocks := range []int{4096, 1} {
 		t.Run(fmt.Sprintf("cache-%d", blocks), func(t *testing.T) {
 			w := newWorld(t, 1<<20)
+			w.disk.Lag()
 			m := w.mount(Options{CacheBlocks: blocks, CacheInodes: 1 + blocks/64, ReserveBatch: 64, InodeBatch: 16})
 			d := newDriver(t, m, seed)
 			for i := range 3000 {

@@ -28,12 +28,55 @@ type Disk struct {
 	defect error
 	// reads counts the blocks read, records the records applied.
 	reads, records int
-	cutAfter       int // apply this many records more, then none; -1: no cut
+	versions       map[wal.Addr][]version // with Lag
+	cutAfter       int                    // apply this many records more, then none; -1: no cut
 }
 
 // NewDisk makes an empty device that admits capacity blocks.
 func NewDisk(capacity uint64) *Disk {
 	return &Disk{blocks: map[wal.Addr]*[wal.BlockSize]byte{}, capacity: capacity, nextIno: 16, writers: map[blockstore.WriterID]*Store{}, cutAfter: -1, index: 1}
+}
+
+// version is a block as of an index; nil: absent.
+type version struct {
+	index uint64
+	data  *[wal.BlockSize]byte
+}
+
+// Lag makes every read be served by the most backward replica that the reader allows: as of
+// exactly the minIndex that it gives. Call it before the first record.
+func (d *Disk) Lag() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.versions = map[wal.Addr][]version{}
+}
+
+// at is block a as a reader at minIndex may find it.
+func (d *Disk) at(a wal.Addr, minIndex uint64) *[wal.BlockSize]byte {
+	if d.versions == nil {
+		return d.blocks[a]
+	}
+	var found *[wal.BlockSize]byte
+	for _, v := range d.versions[a] {
+		if v.index > minIndex {
+			break
+		}
+		found = v.data
+	}
+	return found
+}
+
+// note keeps the new version of a block that a record changed.
+func (d *Disk) note(a wal.Addr) {
+	if d.versions == nil {
+		return
+	}
+	v := version{index: d.index}
+	if b := d.blocks[a]; b != nil {
+		c := *b
+		v.data = &c
+	}
+	d.versions[a] = append(d.versions[a], v)
 }
 
 // CutAfter makes the device take n records more and lose every later one, as if all writers crashed then.
@@ -97,11 +140,13 @@ func (d *Disk) applyLocked(s *Store, rec *wal.Record) (uint64, error) {
 	d.records++
 	before := len(d.blocks)
 	for _, t := range rec.Trims {
-		d.eachOf(t, func(a wal.Addr) { delete(d.blocks, a) })
+		d.eachOf(t, func(a wal.Addr) { delete(d.blocks, a); d.note(a) })
 	}
 	for _, z := range rec.Zeros {
 		for i := range z.Count {
-			d.blocks[wal.Addr{VDisk: z.VDisk, Block: z.Block + i}] = new([wal.BlockSize]byte)
+			a := wal.Addr{VDisk: z.VDisk, Block: z.Block + i}
+			d.blocks[a] = new([wal.BlockSize]byte)
+			d.note(a)
 		}
 	}
 	for _, r := range rec.Ranges {
@@ -111,6 +156,7 @@ func (d *Disk) applyLocked(s *Store, rec *wal.Record) (uint64, error) {
 			d.blocks[r.Addr] = b
 		}
 		copy(b[r.Off:], r.Data)
+		d.note(r.Addr)
 	}
 	if got := int64(len(d.blocks) - before); got != rec.AllocDelta && d.defect == nil {
 		d.defect = fmt.Errorf("record %d of writer %d says %d blocks more, there are %d more; trims %v zeros %v", d.records, s.session.Writer, rec.AllocDelta, got, rec.Trims, rec.Zeros)
@@ -274,7 +320,7 @@ func (s *Store) Read(ctx context.Context, spans []blockstore.ReadSpan, minIndex 
 		out[i] = blockstore.ReadResult{Data: make([]byte, sp.Count*wal.BlockSize), Present: make([]byte, (sp.Count+7)/8)}
 		for j := range sp.Count {
 			s.d.reads++
-			if b := s.d.blocks[wal.Addr{VDisk: sp.VDisk, Block: sp.Block + j}]; b != nil {
+			if b := s.d.at(wal.Addr{VDisk: sp.VDisk, Block: sp.Block + j}, minIndex); b != nil {
 				copy(out[i].Data[j*wal.BlockSize:], b[:])
 				out[i].Present[j/8] |= 1 << (j % 8)
 			}
@@ -294,11 +340,19 @@ func (s *Store) Presence(ctx context.Context, sp blockstore.ReadSpan, minIndex u
 		return nil, 0, errors.New(errors.KindInvalid, "fstest: presence of %d blocks", sp.Count)
 	}
 	out := make([]byte, (sp.Count+7)/8)
-	s.d.eachPresent(sp, func(i uint64) { out[i/8] |= 1 << (i % 8) })
+	s.d.eachPresent(sp, minIndex, func(i uint64) { out[i/8] |= 1 << (i % 8) })
 	return out, s.d.index, nil
 }
 
-func (d *Disk) eachPresent(sp wal.Span, f func(i uint64)) {
+func (d *Disk) eachPresent(sp wal.Span, minIndex uint64, f func(i uint64)) {
+	if d.versions != nil {
+		for a := range d.versions {
+			if a.VDisk == sp.VDisk && a.Block >= sp.Block && a.Block-sp.Block < sp.Count && d.at(a, minIndex) != nil {
+				f(a.Block - sp.Block)
+			}
+		}
+		return
+	}
 	if sp.Count < uint64(len(d.blocks)) {
 		for i := range sp.Count {
 			if d.blocks[wal.Addr{VDisk: sp.VDisk, Block: sp.Block + i}] != nil {
