@@ -87,7 +87,7 @@ func (s *sessionFile) endPredecessor(ctx context.Context, cl *cluster.Cluster) {
 	if err := cl.Refresh(ctx); err != nil || (r.Cluster != "" && cl.ID() != "" && cl.ID() != r.Cluster) {
 		return // another cluster's: nothing to end here
 	}
-	if err := lockrpc.EndDead(ctx, cl, session, s.log); err != nil {
+	if err := lockrpc.EndDead(ctx, cl, session); err != nil {
 		s.log.Warn("the session of this mount's dead predecessor could not be ended; it runs out by itself", "session", r.Writer, "error", err)
 		return
 	}

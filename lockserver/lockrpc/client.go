@@ -111,6 +111,6 @@ func (s *clientStream) Close(why error) {
 }
 
 // EndDead ends the session of a process that is known to be dead; see lockserver.EndDead.
-func EndDead(ctx context.Context, c *cluster.Cluster, session blockstore.Session, log *slog.Logger) error {
-	return lockserver.EndDead(ctx, transport{c}, session, log)
+func EndDead(ctx context.Context, c *cluster.Cluster, session blockstore.Session) error {
+	return lockserver.EndDead(ctx, transport{c}, session)
 }
