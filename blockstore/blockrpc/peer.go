@@ -18,13 +18,15 @@ type PeerSource interface {
 	ServeChunks(ctx context.Context, after *blockstore.ChunkID, max int) ([]blockstore.ChunkInfo, uint64, error)
 	ServeChunk(ctx context.Context, id blockstore.ChunkID, minApplied uint64) (blockstore.ChunkData, uint64, error)
 	ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (raftstore.PeerBlock, error)
+	ServeSuspect(ctx context.Context, a wal.Addr, minApplied uint64) (raftstore.PeerBlock, error)
 	ServeApplied(ctx context.Context) (uint64, error)
 	ServeUsage(ctx context.Context) (raftstore.PeerUsage, error)
 }
 
 var (
-	_ PeerSource            = (*raftstore.Node)(nil)
-	_ raftstore.PeerFetcher = (*Peers)(nil)
+	_ PeerSource               = (*raftstore.Node)(nil)
+	_ raftstore.PeerFetcher    = (*Peers)(nil)
+	_ raftstore.SuspectFetcher = (*Peers)(nil)
 )
 
 // peerServer is the service Peer.
@@ -72,6 +74,15 @@ func (p *peerServer) FetchBlock(ctx context.Context, in *blockpb.FetchBlockReque
 		return nil, err
 	}
 	return &blockpb.FetchBlockResponse{Present: b.Present, Data: b.Data, Applied: b.Applied}, nil
+}
+
+// FetchSuspect gives one block, be it suspect.
+func (p *peerServer) FetchSuspect(ctx context.Context, in *blockpb.FetchSuspectRequest) (*blockpb.FetchSuspectResponse, error) {
+	b, err := p.src.ServeSuspect(ctx, wal.Addr{VDisk: in.Vdisk, Block: in.Block}, in.MinApplied)
+	if err != nil {
+		return nil, err
+	}
+	return &blockpb.FetchSuspectResponse{Present: b.Present, Data: b.Data, Applied: b.Applied}, nil
 }
 
 // AppliedIndex tells what this node has applied.
@@ -163,13 +174,31 @@ func (p *Peers) FetchBlock(ctx context.Context, addr string, block wal.Addr, min
 	if err != nil {
 		return raftstore.PeerBlock{}, err
 	}
-	if in.Present != (len(in.Data) == wal.BlockSize) || (!in.Present && len(in.Data) > 0) {
-		return raftstore.PeerBlock{}, errors.New(errors.KindCorrupt, "the node at %s sent a block of %d bytes", addr, len(in.Data))
+	return peerBlock(addr, raftstore.PeerBlock{Data: in.Data, Present: in.Present, Applied: in.Applied}, minApplied)
+}
+
+// FetchSuspect implements raftstore.SuspectFetcher.
+func (p *Peers) FetchSuspect(ctx context.Context, addr string, block wal.Addr, minApplied uint64) (raftstore.PeerBlock, error) {
+	cl, err := p.client(addr)
+	if err != nil {
+		return raftstore.PeerBlock{}, err
 	}
-	if in.Applied < minApplied {
-		return raftstore.PeerBlock{}, errors.New(errors.KindNotReached, "the node at %s has applied %d, not %d", addr, in.Applied, minApplied)
+	in, err := cl.FetchSuspect(ctx, &blockpb.FetchSuspectRequest{Vdisk: block.VDisk, Block: block.Block, MinApplied: minApplied})
+	if err != nil {
+		return raftstore.PeerBlock{}, err
 	}
-	return raftstore.PeerBlock{Data: in.Data, Present: in.Present, Applied: in.Applied}, nil
+	return peerBlock(addr, raftstore.PeerBlock{Data: in.Data, Present: in.Present, Applied: in.Applied}, minApplied)
+}
+
+// peerBlock checks what the node at addr sent.
+func peerBlock(addr string, b raftstore.PeerBlock, minApplied uint64) (raftstore.PeerBlock, error) {
+	if b.Present != (len(b.Data) == wal.BlockSize) || (!b.Present && len(b.Data) > 0) {
+		return raftstore.PeerBlock{}, errors.New(errors.KindCorrupt, "the node at %s sent a block of %d bytes", addr, len(b.Data))
+	}
+	if b.Applied < minApplied {
+		return raftstore.PeerBlock{}, errors.New(errors.KindNotReached, "the node at %s has applied %d, not %d", addr, b.Applied, minApplied)
+	}
+	return b, nil
 }
 
 // AppliedIndex implements raftstore.PeerFetcher.

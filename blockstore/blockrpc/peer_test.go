@@ -71,6 +71,19 @@ func (f *fakeNode) ServeBlock(_ context.Context, a wal.Addr, _ uint64) (raftstor
 	return raftstore.PeerBlock{Data: bytes.Repeat([]byte{7}, wal.BlockSize), Present: true, Applied: f.applied}, nil
 }
 
+// ServeSuspect has block 1, which ServeBlock calls damaged, as a suspect; block 3 is damaged otherwise.
+func (f *fakeNode) ServeSuspect(ctx context.Context, a wal.Addr, min uint64) (raftstore.PeerBlock, error) {
+	switch a.Block {
+	case 1:
+		return raftstore.PeerBlock{Data: bytes.Repeat([]byte{8}, wal.BlockSize), Present: true, Applied: f.applied}, nil
+	case 3:
+		return raftstore.PeerBlock{}, errors.Of(errors.KindCorrupt)
+	case 4:
+		return raftstore.PeerBlock{Data: []byte{8}, Present: true, Applied: f.applied}, nil
+	}
+	return f.ServeBlock(ctx, a, min)
+}
+
 func (f *fakeNode) ServeApplied(context.Context) (uint64, error) { return f.applied, nil }
 
 func (f *fakeNode) ServeUsage(context.Context) (raftstore.PeerUsage, error) {
@@ -187,6 +200,20 @@ func TestPeers(t *testing.T) {
 		}
 		if _, err := p.FetchBlock(ctx, "a:1", wal.Addr{Block: 1}, 0); !errors.Is(err, errors.KindCorrupt) {
 			t.Fatal(err)
+		}
+		if b, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: 1}, 50); err != nil || !b.Present || b.Data[0] != 8 || len(b.Data) != wal.BlockSize || b.Applied != 50 {
+			t.Fatal(b, err)
+		}
+		if b, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: 0}, 50); err != nil || b.Present || b.Data != nil {
+			t.Fatal(b, err)
+		}
+		if _, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: 1}, 51); !errors.Is(err, errors.KindNotReached) {
+			t.Fatal(err)
+		}
+		for _, block := range []uint64{3, 4} {
+			if _, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: block}, 0); !errors.Is(err, errors.KindCorrupt) {
+				t.Fatal(block, err)
+			}
 		}
 		if a, err := p.AppliedIndex(ctx, "a:1"); err != nil || a != 50 {
 			t.Fatal(a, err)

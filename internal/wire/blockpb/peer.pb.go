@@ -479,6 +479,126 @@ func (x *FetchBlockResponse) GetApplied() uint64 {
 	return 0
 }
 
+type FetchSuspectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vdisk         uint64                 `protobuf:"varint,1,opt,name=vdisk,proto3" json:"vdisk,omitempty"`
+	Block         uint64                 `protobuf:"varint,2,opt,name=block,proto3" json:"block,omitempty"`
+	MinApplied    uint64                 `protobuf:"varint,3,opt,name=min_applied,json=minApplied,proto3" json:"min_applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSuspectRequest) Reset() {
+	*x = FetchSuspectRequest{}
+	mi := &file_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSuspectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSuspectRequest) ProtoMessage() {}
+
+func (x *FetchSuspectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSuspectRequest.ProtoReflect.Descriptor instead.
+func (*FetchSuspectRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FetchSuspectRequest) GetVdisk() uint64 {
+	if x != nil {
+		return x.Vdisk
+	}
+	return 0
+}
+
+func (x *FetchSuspectRequest) GetBlock() uint64 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *FetchSuspectRequest) GetMinApplied() uint64 {
+	if x != nil {
+		return x.MinApplied
+	}
+	return 0
+}
+
+type FetchSuspectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Present       bool                   `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // 4096 bytes if present
+	Applied       uint64                 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSuspectResponse) Reset() {
+	*x = FetchSuspectResponse{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSuspectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSuspectResponse) ProtoMessage() {}
+
+func (x *FetchSuspectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSuspectResponse.ProtoReflect.Descriptor instead.
+func (*FetchSuspectResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FetchSuspectResponse) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *FetchSuspectResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *FetchSuspectResponse) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
 type AppliedIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -487,7 +607,7 @@ type AppliedIndexRequest struct {
 
 func (x *AppliedIndexRequest) Reset() {
 	*x = AppliedIndexRequest{}
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +619,7 @@ func (x *AppliedIndexRequest) String() string {
 func (*AppliedIndexRequest) ProtoMessage() {}
 
 func (x *AppliedIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +632,7 @@ func (x *AppliedIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedIndexRequest.ProtoReflect.Descriptor instead.
 func (*AppliedIndexRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 type AppliedIndexResponse struct {
@@ -524,7 +644,7 @@ type AppliedIndexResponse struct {
 
 func (x *AppliedIndexResponse) Reset() {
 	*x = AppliedIndexResponse{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +656,7 @@ func (x *AppliedIndexResponse) String() string {
 func (*AppliedIndexResponse) ProtoMessage() {}
 
 func (x *AppliedIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +669,7 @@ func (x *AppliedIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedIndexResponse.ProtoReflect.Descriptor instead.
 func (*AppliedIndexResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AppliedIndexResponse) GetApplied() uint64 {
@@ -567,7 +687,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +699,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +712,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{12}
 }
 
 type UsageResponse struct {
@@ -606,7 +726,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +738,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +751,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UsageResponse) GetUsedBytes() uint64 {
@@ -693,6 +813,15 @@ const file_peer_proto_rawDesc = "" +
 	"\x12FetchBlockResponse\x12\x18\n" +
 	"\apresent\x18\x01 \x01(\bR\apresent\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
+	"\aapplied\x18\x03 \x01(\x04R\aapplied\"b\n" +
+	"\x13FetchSuspectRequest\x12\x14\n" +
+	"\x05vdisk\x18\x01 \x01(\x04R\x05vdisk\x12\x14\n" +
+	"\x05block\x18\x02 \x01(\x04R\x05block\x12\x1f\n" +
+	"\vmin_applied\x18\x03 \x01(\x04R\n" +
+	"minApplied\"^\n" +
+	"\x14FetchSuspectResponse\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\bR\apresent\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
 	"\aapplied\x18\x03 \x01(\x04R\aapplied\"\x15\n" +
 	"\x13AppliedIndexRequest\"0\n" +
 	"\x14AppliedIndexResponse\x12\x18\n" +
@@ -703,13 +832,14 @@ const file_peer_proto_rawDesc = "" +
 	"used_bytes\x18\x01 \x01(\x04R\tusedBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x02 \x01(\x04R\tfreeBytes\x12\x12\n" +
-	"\x04fsid\x18\x03 \x01(\tR\x04fsid2\x95\x03\n" +
+	"\x04fsid\x18\x03 \x01(\tR\x04fsid2\xec\x03\n" +
 	"\x04Peer\x12R\n" +
 	"\vFetchChunks\x12 .dfs.block.v1.FetchChunksRequest\x1a!.dfs.block.v1.FetchChunksResponse\x12O\n" +
 	"\n" +
 	"FetchChunk\x12\x1f.dfs.block.v1.FetchChunkRequest\x1a .dfs.block.v1.FetchChunkResponse\x12O\n" +
 	"\n" +
 	"FetchBlock\x12\x1f.dfs.block.v1.FetchBlockRequest\x1a .dfs.block.v1.FetchBlockResponse\x12U\n" +
+	"\fFetchSuspect\x12!.dfs.block.v1.FetchSuspectRequest\x1a\".dfs.block.v1.FetchSuspectResponse\x12U\n" +
 	"\fAppliedIndex\x12!.dfs.block.v1.AppliedIndexRequest\x1a\".dfs.block.v1.AppliedIndexResponse\x12@\n" +
 	"\x05Usage\x12\x1a.dfs.block.v1.UsageRequest\x1a\x1b.dfs.block.v1.UsageResponseB\x1bZ\x19dfs/internal/wire/blockpbb\x06proto3"
 
@@ -725,7 +855,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_peer_proto_goTypes = []any{
 	(*ChunkID)(nil),              // 0: dfs.block.v1.ChunkID
 	(*ChunkInfo)(nil),            // 1: dfs.block.v1.ChunkInfo
@@ -735,10 +865,12 @@ var file_peer_proto_goTypes = []any{
 	(*FetchChunkResponse)(nil),   // 5: dfs.block.v1.FetchChunkResponse
 	(*FetchBlockRequest)(nil),    // 6: dfs.block.v1.FetchBlockRequest
 	(*FetchBlockResponse)(nil),   // 7: dfs.block.v1.FetchBlockResponse
-	(*AppliedIndexRequest)(nil),  // 8: dfs.block.v1.AppliedIndexRequest
-	(*AppliedIndexResponse)(nil), // 9: dfs.block.v1.AppliedIndexResponse
-	(*UsageRequest)(nil),         // 10: dfs.block.v1.UsageRequest
-	(*UsageResponse)(nil),        // 11: dfs.block.v1.UsageResponse
+	(*FetchSuspectRequest)(nil),  // 8: dfs.block.v1.FetchSuspectRequest
+	(*FetchSuspectResponse)(nil), // 9: dfs.block.v1.FetchSuspectResponse
+	(*AppliedIndexRequest)(nil),  // 10: dfs.block.v1.AppliedIndexRequest
+	(*AppliedIndexResponse)(nil), // 11: dfs.block.v1.AppliedIndexResponse
+	(*UsageRequest)(nil),         // 12: dfs.block.v1.UsageRequest
+	(*UsageResponse)(nil),        // 13: dfs.block.v1.UsageResponse
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: dfs.block.v1.FetchChunksRequest.after:type_name -> dfs.block.v1.ChunkID
@@ -747,15 +879,17 @@ var file_peer_proto_depIdxs = []int32{
 	2,  // 3: dfs.block.v1.Peer.FetchChunks:input_type -> dfs.block.v1.FetchChunksRequest
 	4,  // 4: dfs.block.v1.Peer.FetchChunk:input_type -> dfs.block.v1.FetchChunkRequest
 	6,  // 5: dfs.block.v1.Peer.FetchBlock:input_type -> dfs.block.v1.FetchBlockRequest
-	8,  // 6: dfs.block.v1.Peer.AppliedIndex:input_type -> dfs.block.v1.AppliedIndexRequest
-	10, // 7: dfs.block.v1.Peer.Usage:input_type -> dfs.block.v1.UsageRequest
-	3,  // 8: dfs.block.v1.Peer.FetchChunks:output_type -> dfs.block.v1.FetchChunksResponse
-	5,  // 9: dfs.block.v1.Peer.FetchChunk:output_type -> dfs.block.v1.FetchChunkResponse
-	7,  // 10: dfs.block.v1.Peer.FetchBlock:output_type -> dfs.block.v1.FetchBlockResponse
-	9,  // 11: dfs.block.v1.Peer.AppliedIndex:output_type -> dfs.block.v1.AppliedIndexResponse
-	11, // 12: dfs.block.v1.Peer.Usage:output_type -> dfs.block.v1.UsageResponse
-	8,  // [8:13] is the sub-list for method output_type
-	3,  // [3:8] is the sub-list for method input_type
+	8,  // 6: dfs.block.v1.Peer.FetchSuspect:input_type -> dfs.block.v1.FetchSuspectRequest
+	10, // 7: dfs.block.v1.Peer.AppliedIndex:input_type -> dfs.block.v1.AppliedIndexRequest
+	12, // 8: dfs.block.v1.Peer.Usage:input_type -> dfs.block.v1.UsageRequest
+	3,  // 9: dfs.block.v1.Peer.FetchChunks:output_type -> dfs.block.v1.FetchChunksResponse
+	5,  // 10: dfs.block.v1.Peer.FetchChunk:output_type -> dfs.block.v1.FetchChunkResponse
+	7,  // 11: dfs.block.v1.Peer.FetchBlock:output_type -> dfs.block.v1.FetchBlockResponse
+	9,  // 12: dfs.block.v1.Peer.FetchSuspect:output_type -> dfs.block.v1.FetchSuspectResponse
+	11, // 13: dfs.block.v1.Peer.AppliedIndex:output_type -> dfs.block.v1.AppliedIndexResponse
+	13, // 14: dfs.block.v1.Peer.Usage:output_type -> dfs.block.v1.UsageResponse
+	9,  // [9:15] is the sub-list for method output_type
+	3,  // [3:9] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -772,7 +906,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

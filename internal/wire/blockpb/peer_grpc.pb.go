@@ -24,6 +24,7 @@ const (
 	Peer_FetchChunks_FullMethodName  = "/dfs.block.v1.Peer/FetchChunks"
 	Peer_FetchChunk_FullMethodName   = "/dfs.block.v1.Peer/FetchChunk"
 	Peer_FetchBlock_FullMethodName   = "/dfs.block.v1.Peer/FetchBlock"
+	Peer_FetchSuspect_FullMethodName = "/dfs.block.v1.Peer/FetchSuspect"
 	Peer_AppliedIndex_FullMethodName = "/dfs.block.v1.Peer/AppliedIndex"
 	Peer_Usage_FullMethodName        = "/dfs.block.v1.Peer/Usage"
 )
@@ -36,6 +37,8 @@ type PeerClient interface {
 	FetchChunks(ctx context.Context, in *FetchChunksRequest, opts ...grpc.CallOption) (*FetchChunksResponse, error)
 	FetchChunk(ctx context.Context, in *FetchChunkRequest, opts ...grpc.CallOption) (*FetchChunkResponse, error)
 	FetchBlock(ctx context.Context, in *FetchBlockRequest, opts ...grpc.CallOption) (*FetchBlockResponse, error)
+	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only for an agreement of all replicas.
+	FetchSuspect(ctx context.Context, in *FetchSuspectRequest, opts ...grpc.CallOption) (*FetchSuspectResponse, error)
 	AppliedIndex(ctx context.Context, in *AppliedIndexRequest, opts ...grpc.CallOption) (*AppliedIndexResponse, error)
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
 }
@@ -78,6 +81,16 @@ func (c *peerClient) FetchBlock(ctx context.Context, in *FetchBlockRequest, opts
 	return out, nil
 }
 
+func (c *peerClient) FetchSuspect(ctx context.Context, in *FetchSuspectRequest, opts ...grpc.CallOption) (*FetchSuspectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FetchSuspectResponse)
+	err := c.cc.Invoke(ctx, Peer_FetchSuspect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) AppliedIndex(ctx context.Context, in *AppliedIndexRequest, opts ...grpc.CallOption) (*AppliedIndexResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AppliedIndexResponse)
@@ -106,6 +119,8 @@ type PeerServer interface {
 	FetchChunks(context.Context, *FetchChunksRequest) (*FetchChunksResponse, error)
 	FetchChunk(context.Context, *FetchChunkRequest) (*FetchChunkResponse, error)
 	FetchBlock(context.Context, *FetchBlockRequest) (*FetchBlockResponse, error)
+	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only for an agreement of all replicas.
+	FetchSuspect(context.Context, *FetchSuspectRequest) (*FetchSuspectResponse, error)
 	AppliedIndex(context.Context, *AppliedIndexRequest) (*AppliedIndexResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -126,6 +141,9 @@ func (UnimplementedPeerServer) FetchChunk(context.Context, *FetchChunkRequest) (
 }
 func (UnimplementedPeerServer) FetchBlock(context.Context, *FetchBlockRequest) (*FetchBlockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FetchBlock not implemented")
+}
+func (UnimplementedPeerServer) FetchSuspect(context.Context, *FetchSuspectRequest) (*FetchSuspectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FetchSuspect not implemented")
 }
 func (UnimplementedPeerServer) AppliedIndex(context.Context, *AppliedIndexRequest) (*AppliedIndexResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AppliedIndex not implemented")
@@ -208,6 +226,24 @@ func _Peer_FetchBlock_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_FetchSuspect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FetchSuspectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).FetchSuspect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_FetchSuspect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).FetchSuspect(ctx, req.(*FetchSuspectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_AppliedIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AppliedIndexRequest)
 	if err := dec(in); err != nil {
@@ -262,6 +298,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FetchBlock",
 			Handler:    _Peer_FetchBlock_Handler,
+		},
+		{
+			MethodName: "FetchSuspect",
+			Handler:    _Peer_FetchSuspect_Handler,
 		},
 		{
 			MethodName: "AppliedIndex",
