@@ -90,7 +90,7 @@ func run(c config) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	g, err := startGroup(c.log, dir)
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func (rep *report) print(w io.Writer, asJSON bool) error {
 		return enc.Encode(rep)
 	}
 	for _, r := range rep.Rounds {
-		fmt.Fprintf(w, "  %-8s %6d entries in %5.2f s: median %6.2f ms  p99 %7.2f ms  %7.0f/s  %6.1f MB/s  cpu %5.2f s\n",
+		_, _ = fmt.Fprintf(w, "  %-8s %6d entries in %5.2f s: median %6.2f ms  p99 %7.2f ms  %7.0f/s  %6.1f MB/s  cpu %5.2f s\n",
 			r.Load, r.Entries, r.Seconds, r.MedianMs, r.P99Ms, r.PerSecond, r.MBPerS, r.CPUSeconds)
 	}
 	_, err := fmt.Fprintf(w, `log %s %s

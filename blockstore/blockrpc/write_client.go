@@ -43,7 +43,7 @@ func (c *Client) runWrites() {
 		case kind == errors.KindStaleEpoch:
 			c.w.waitEpoch(stalePatience)
 		default:
-			b.sleep(c.ctx)
+			_ = b.sleep(c.ctx) // the loop looks at the context
 		}
 	}
 }

@@ -74,7 +74,7 @@ func (c *checkpoint) Persist(sink raft.SnapshotSink) error {
 }
 
 // Release ends a checkpoint that raft did not want to keep, too.
-func (c *checkpoint) Release() { c.finished() }
+func (c *checkpoint) Release() { _ = c.finished() }
 
 // Restore makes this replica what the manifest says.
 func (f fsm) Restore(r io.ReadCloser) error {

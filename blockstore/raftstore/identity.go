@@ -203,7 +203,7 @@ func clusterOf(fs []founder) mux.ClusterID {
 	h := sha256.New()
 	h.Write([]byte("dfs cluster 1\n"))
 	for _, f := range fs {
-		fmt.Fprintf(h, "%q %q %s\n", f.Node, f.Address, f.Incarnation)
+		_, _ = fmt.Fprintf(h, "%q %q %s\n", f.Node, f.Address, f.Incarnation)
 	}
 	return mux.ClusterID(h.Sum(nil)[:16])
 }

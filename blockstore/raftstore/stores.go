@@ -83,9 +83,9 @@ func (n *Node) openStores() (*stores, error) {
 		return nil, errors.New(errors.KindIO, "cannot open %s/stable.db: %w", dir, err)
 	}
 	s.closers = append(s.closers, bolt)
-	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, Covered: s.covered.Load, Seg: n.opts.Seg})
+	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, HoldBytes: n.limits.HoldLogBytes, Covered: s.covered.Load, Seg: n.opts.Seg})
 	if err != nil {
-		s.close()
+		_ = s.close()
 		return nil, err
 	}
 	s.closers = append(s.closers, s.entries)
@@ -143,7 +143,7 @@ func (n *Node) waitBacklog() {
 	defer cancel()
 	p := &n.applier.progress
 	if p.applied.Load()+n.limits.BacklogEntries < handed {
-		p.wait(ctx, n.closing, func() bool {
+		_ = p.wait(ctx, n.closing, func() bool {
 			return p.applied.Load()+n.limits.BacklogEntries >= handed || n.applier.dead.Load() != nil
 		})
 	}

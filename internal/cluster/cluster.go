@@ -356,7 +356,7 @@ func (c *Cluster) Close() {
 	c.nodes, c.order, c.leader = map[string]*node{}, nil, nil
 	c.mu.Unlock()
 	for _, n := range nodes {
-		n.conn.Close()
+		_ = n.conn.Close()
 	}
 	c.wg.Wait()
 }
