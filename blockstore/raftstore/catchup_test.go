@@ -25,6 +25,7 @@ type tapDevice struct {
 	puts    atomic.Int64
 	back    atomic.Int64  // calls that did not rise in index
 	block   chan struct{} // Apply waits until it is closed; nil: never
+	slow    chan struct{} // PutChunk waits until it is closed; nil: never
 	redone  []uint64      // what was applied when EndRedo was called
 }
 
@@ -71,6 +72,12 @@ func (d *tapDevice) PutChunk(c blockstore.ChunkData) error {
 		return errors.New(errors.KindIO, "test: the disk is gone")
 	}
 	d.puts.Add(1)
+	d.mu.Lock()
+	slow := d.slow
+	d.mu.Unlock()
+	if slow != nil {
+		<-slow
+	}
 	return d.Device.PutChunk(c)
 }
 
@@ -283,6 +290,57 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 	for i := range 40 {
 		n.check(t, w.last, 100+uint64(i), 300, 4, 'A')
 	}
+	sameStates(t, c, w.last)
+}
+
+// A copy that takes longer than the log may grow goes over what changed meanwhile, from a newer manifest.
+func TestCopyThatOutlastsTheHeldLogStartsOver(t *testing.T) {
+	c := newCluster(t, "a", "b", "c")
+	c.limit.TrailingBytes = 1
+	c.limit.HoldLogBytes = 1 << 20
+	c.startAll()
+	w := c.writer('x')
+	w.write(3, 0, 1, 'o', 1)
+	c.caughtUp(w.last)
+	behind := c.follower().id
+	c.stop(behind)
+	for i := range 10 {
+		w.write(100+uint64(i), 300, 4, 'A', 4)
+	}
+	c.cutLog(w)
+	taps := c.tapped()
+	slow := make(chan struct{})
+	wrap := c.wrap
+	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
+		d = wrap(id, d)
+		taps[id].slow = slow
+		return d
+	}
+	n := c.start(behind)
+	c.eventually("a copy", func() bool { return taps[behind].puts.Load() > 0 })
+	first := n.CatchUp().Manifest
+	held := false
+	for i := range 60 { // 4.7 MiB of log
+		w.write(103, 300, 20, byte(i), map[bool]int64{true: 16}[i == 0])
+		if i%10 == 9 {
+			for _, m := range c.running() {
+				if m.id != behind {
+					m.Checkpoint(t.Context())
+					held = held || m.Status().LogKept
+					if b := m.Status().LogBytes; b > c.limit.HoldLogBytes+1<<20 {
+						t.Fatalf("%d bytes of log are kept for a replica that copies", b)
+					}
+				}
+			}
+		}
+	}
+	close(slow)
+	c.caughtUp(w.last)
+	if last := n.CatchUp().Manifest; last <= first || !held {
+		t.Errorf("copied for %d and again for %d; the log was held: %v", first, last, held)
+	}
+	n.check(t, w.last, 103, 300, 20, 59)
+	n.check(t, w.last, 100, 300, 4, 'A')
 	sameStates(t, c, w.last)
 }
 

@@ -17,6 +17,7 @@ import (
 type LogOptions struct {
 	CacheBytes  int64         // newest entries kept in memory at most (32 MiB; negative: none)
 	IdleRelease time.Duration // the cache is dropped after this time without use (5 s)
+	HoldBytes   int64         // a log greater than this is cut although deletions are held (2 GiB)
 	Logger      *slog.Logger
 	// Covered tells the index up to which a snapshot holds everything. With it a gap in what raft appends is
 	// refused (KindInvalid) unless the snapshot covers it. nil: raft is trusted.
@@ -42,9 +43,10 @@ type LogStore struct {
 	log     *slog.Logger
 	covered func() uint64
 
-	mu     sync.Mutex // appends and deletions, one at a time
-	holds  int
-	parked uint64 // a vetoed deletion: entries below it go when the last hold is released
+	mu        sync.Mutex // appends and deletions, one at a time
+	holds     int
+	holdBytes int64
+	parked    uint64 // a vetoed deletion: entries below it go when the last hold is released, or the log is too great
 }
 
 // logBack is what keeps the entries. Methods that change it are not called concurrently; first..last are consecutive.
@@ -73,6 +75,9 @@ func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
 	if o.IdleRelease == 0 {
 		o.IdleRelease = 5 * time.Second
 	}
+	if o.HoldBytes == 0 {
+		o.HoldBytes = 2 << 30
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -95,7 +100,7 @@ func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &LogStore{back: back, log: o.Logger, covered: o.Covered}
+	s := &LogStore{back: back, log: o.Logger, covered: o.Covered, holdBytes: o.HoldBytes}
 	s.cache.init(o.CacheBytes, o.IdleRelease)
 	return s, nil
 }
@@ -136,7 +141,21 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.cache.add(logs)
+	if s.parked != 0 && s.tooGreat() {
+		return s.deleteParked()
+	}
 	return nil
+}
+
+// tooGreat tells whether the log has outgrown what is kept for a replica that copies: that one then misses entries at the end of its
+// copy, is sent a newer snapshot and copies what changed since.
+func (s *LogStore) tooGreat() bool {
+	size := s.back.bytesSince(0)
+	if size <= s.holdBytes {
+		return false
+	}
+	s.log.Warn("the log that is kept for a replica that copies has become too long and is cut; the copy will have to go over what changed meanwhile", "bytes", size, "limit", s.holdBytes)
+	return true
 }
 
 func (s *LogStore) skipGap(last, next uint64) error {
@@ -163,10 +182,11 @@ func (s *LogStore) DeleteRange(min, max uint64) error {
 		s.cache.dropFrom(from)
 		return s.back.deleteBack(from)
 	case min <= first:
-		if s.holds > 0 {
+		if s.holds > 0 && !s.tooGreat() {
 			s.parked = maxOf(s.parked, max+1)
 			return nil
 		}
+		s.parked = 0
 		return s.deleteFront(max + 1)
 	}
 	return errors.New(errors.KindInvalid, "delete log entries %d to %d out of the middle of %d to %d: a log has no holes", min, max, first, last)
@@ -178,7 +198,7 @@ func (s *LogStore) deleteFront(before uint64) error {
 }
 
 // HoldDeletes keeps entries from being removed at the front (a replica that is being copied
-// to will need them) until release is called; release may be called more than once. A removal of
+// to will need them) until release is called, or the log is greater than LogOptions.HoldBytes; release may be called more than once. A removal of
 // all entries is not held: it may be that of a conflicting tail, which raft must see done.
 func (s *LogStore) HoldDeletes() (release func()) {
 	s.mu.Lock()
@@ -192,21 +212,26 @@ func (s *LogStore) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holds--
-	before := s.parked
-	if s.holds > 0 || before == 0 {
+	if s.holds > 0 || s.parked == 0 {
 		return
 	}
+	if err := s.deleteParked(); err != nil {
+		s.log.Error("removing log entries failed", "err", err) // a dead log fails the next append, too
+	}
+}
+
+// deleteParked makes the deletion that was put off.
+func (s *LogStore) deleteParked() error {
+	before := s.parked
 	s.parked = 0
 	first, last := s.back.first(), s.back.last()
 	if first == 0 || before <= first {
-		return
+		return nil
 	}
 	if before > last { // the rest was truncated meanwhile: raft removes it when it asks again
 		before = last
 	}
-	if err := s.deleteFront(before); err != nil {
-		s.log.Error("removing log entries failed", "below", before, "err", err) // a dead log fails the next append, too
-	}
+	return s.deleteFront(before)
 }
 
 // Bytes is the size of the log in bytes, as it stands on disk.

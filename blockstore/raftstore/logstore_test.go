@@ -224,6 +224,44 @@ func TestHoldDeletes(t *testing.T) {
 	}
 }
 
+// What is held for a replica that copies is bounded in bytes, too.
+func TestHeldLogIsBoundedInBytes(t *testing.T) {
+	for _, kind := range []LogKind{LogSeg, LogBolt} {
+		o := logOptions()
+		o.HoldBytes = 1 << 20
+		s := openTestLog(t, kind, t.TempDir(), o)
+		release := s.HoldDeletes()
+		store(t, s, 1, 100, 1)
+		mustDelete(t, s, 1, 60)
+		if f, _ := s.FirstIndex(); f != 1 {
+			t.Fatalf("%s: a small log is cut while held: first is %d", kind, f)
+		}
+		for i := uint64(101); i <= 300; i++ {
+			if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Data: make([]byte, 8000)}); err != nil {
+				t.Fatal(err)
+			}
+			if f, _ := s.FirstIndex(); f == 1 && s.Bytes() > o.HoldBytes {
+				t.Fatalf("%s: %d bytes are held", kind, s.Bytes())
+			}
+		}
+		if f, _ := s.FirstIndex(); f != 61 {
+			t.Fatalf("%s: first is %d", kind, f)
+		}
+		mustDelete(t, s, 61, 290) // too great still: at once
+		if f, _ := s.FirstIndex(); f != 291 {
+			t.Fatalf("%s: first is %d", kind, f)
+		}
+		mustDelete(t, s, 291, 295) // small again: held again
+		if f, _ := s.FirstIndex(); f != 291 {
+			t.Fatalf("%s: first is %d", kind, f)
+		}
+		release()
+		if f, _ := s.FirstIndex(); f != 296 {
+			t.Fatalf("%s: first is %d", kind, f)
+		}
+	}
+}
+
 func TestCacheIsBoundedAndDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c logCache

@@ -31,7 +31,8 @@ type Status struct {
 
 	LogBytes          int64
 	LogCacheBytes     int64
-	LogKept           bool // deletions are put off, because a replica copies
+	LogKept           bool  // deletions are put off, because a replica copies
+	LogKeptBytesMax   int64 // but not in a log greater than this
 	InFlightBytes     int64
 	InFlightBytesMax  int64
 	BytesSinceRestart int64 // applied
@@ -82,6 +83,7 @@ func (n *Node) Status() Status {
 	n.stores.holdMu.Lock()
 	s.LogKept = n.stores.release != nil
 	n.stores.holdMu.Unlock()
+	s.LogKeptBytesMax = n.limits.HoldLogBytes
 	s.CheckpointIndex, _ = a.dev.Meta()
 	s.DeviceUsedBytes, s.DeviceFreeBytes, _ = a.dev.Usage()
 	n.View(func(st *blockstore.State, _ uint64) {
