@@ -22,6 +22,7 @@ import (
 const serverStopWait = 25 * time.Second
 
 type serverFlags struct {
+	checkpoint, keepLog                          string
 	id, listen, advertise, data, bootstrap, join string
 	log, logLevel, allowIDs, capacity, debug     string
 	insecure                                     bool
@@ -49,6 +50,8 @@ cluster. A further node is started with --join and then added by "dfs node add".
 	c.Flags().StringVar(&f.join, "join", "", "members of the cluster to join: host:port,…")
 	c.Flags().StringVar(&f.log, "raft-log", string(raftstore.LogSeg), "the Raft log's form: seglog or boltdb")
 	c.Flags().StringVar(&f.capacity, "capacity", "", "admitted capacity of the whole cluster, such as 100G (default: 90% of what the smallest replica's disk can hold)")
+	c.Flags().StringVar(&f.checkpoint, "checkpoint", "256M", "how much is written between two checkpoints: what a start after a crash redoes at most")
+	c.Flags().StringVar(&f.keepLog, "keep-log", "128M", "how much of the log is kept behind a checkpoint, for nodes that were away")
 	c.Flags().StringVar(&f.allowIDs, "allow-ids", "", "user ids that thin clients may claim: all, or a list of numbers (default: none, they act as nobody)")
 	c.Flags().BoolVar(&f.insecure, "insecure-listen", false, "allow --listen on an address beyond loopback: traffic is neither encrypted nor authenticated yet")
 	addDebugFlag(c, &f.debug)
@@ -143,6 +146,15 @@ func (f *serverFlags) options() (assembly.NodeOptions, error) {
 		if opt.CapacityBlocks == 0 {
 			return bad("--capacity %s is less than a block", f.capacity)
 		}
+	}
+	if opt.Limits.CheckpointBytes, err = parseSize(f.checkpoint); err != nil {
+		return opt, err
+	}
+	if opt.Limits.TrailingBytes, err = parseSize(f.keepLog); err != nil {
+		return opt, err
+	}
+	if opt.Limits.CheckpointBytes < 1<<20 || opt.Limits.TrailingBytes < 1<<20 {
+		return bad("--checkpoint and --keep-log must be 1M at least")
 	}
 	opt.Identity, err = parseIDs(f.allowIDs)
 	return opt, err

@@ -36,6 +36,8 @@ type NodeOptions struct {
 	LogKind   raftstore.LogKind
 	// CapacityBlocks, if not 0, is the admitted capacity instead of the measured one.
 	CapacityBlocks uint64
+	// Limits bounds what the replica uses; zero fields stand for their defaults.
+	Limits raftstore.Limits
 	// Identity says which claimed ids of thin clients are believed; nil: none.
 	Identity func(uid, gid uint32) bool
 	// CacheBytes bounds the cache of the node's own file server, which runs once a thin client comes.
@@ -121,7 +123,7 @@ func (n *Node) openReplica() (err error) {
 	}
 	n.replica, err = raftstore.Open(raftstore.Options{
 		ID: n.opt.ID, Dir: n.opt.Data, Advertise: n.opt.Advertise, Mux: n.mux, Device: n.device, LogKind: n.opt.LogKind, Peers: blockrpc.NewPeers(n.cluster),
-		Logger: n.opt.Logger, Fatal: n.opt.Fatal, Bootstrap: n.opt.Bootstrap, Join: n.opt.Join, CapacityBlocks: n.opt.CapacityBlocks,
+		Logger: n.opt.Logger, Fatal: n.opt.Fatal, Bootstrap: n.opt.Bootstrap, Join: n.opt.Join, CapacityBlocks: n.opt.CapacityBlocks, Limits: n.opt.Limits,
 	})
 	return err
 }
