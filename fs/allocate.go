@@ -64,7 +64,7 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 			}
 			for at := off; at < end; {
 				stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
-				if err := ss.allocateStep(ctx, n, at, stop, mode); err != nil {
+				if err := ss.allocateStep(ctx, n, at, stop, mode, h.check); err != nil {
 					return err
 				}
 				at = stop
@@ -79,11 +79,11 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 }
 
 // allocateStep does [off, end), within one window.
-func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, mode uint32) error {
+func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, mode uint32, killPriv bool) error {
 	t := ss.newTx()
 	defer t.done()
 	in := t.edit(n)
-	if err := ss.clearPriv(ctx, t, n, in, true); err != nil {
+	if err := ss.clearPriv(ctx, t, n, in, killPriv); err != nil {
 		return err
 	}
 	ss.stampChange(in, true)
@@ -96,7 +96,7 @@ func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, m
 			return err
 		}
 		// The data went to block 0 in a record of its own: zeros take effect before ranges in one record.
-		return ss.allocateStep(ctx, n, off, end, mode)
+		return ss.allocateStep(ctx, n, off, end, mode, killPriv)
 	}
 	var err error
 	switch {
@@ -324,7 +324,7 @@ func (s *Server) CopyRange(ctx context.Context, from Handle, fromOff uint64, to 
 		}
 		n, err := s.Read(ctx, from, buf[:min(length-done, copyStep)], fromOff+done)
 		if err == nil && n > 0 {
-			_, err = s.Write(ctx, to, buf[:n], toOff+done, true)
+			_, err = s.write(ctx, dst, buf[:n], toOff+done, dst.check, false)
 		}
 		if err != nil {
 			if done > 0 {

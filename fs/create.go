@@ -146,6 +146,7 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		m.e.NameCacheable = ss.nameCacheable(&p, p.of(k.dir))
 		if k.open {
 			h := s.handles.add(ss, ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false)
+			h.check = k.c != nil && k.c.Check
 			n.kernelPages.Store(true)
 			m.id = h.id
 		}

@@ -15,6 +15,8 @@ type handle struct {
 	ino   uint64
 	flags uint32 // O_* of the open
 	dir   bool
+	// check: opened by a caller that wants checks, so no kernel has cleared set-id bits before a change.
+	check bool
 
 	mu   sync.Mutex
 	ss   *session // whose node is n
@@ -201,7 +203,9 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 		}
 		info = OpenInfo{KeepCache: n.kernelPages.Load() && p.cacheable(n.ino)}
 		n.kernelPages.Store(true)
-		id = s.handles.add(ss, n.ino, flags, false).id
+		h := s.handles.add(ss, n.ino, flags, false)
+		h.check = c != nil && c.Check
+		id = h.id
 		return nil
 	})
 	return id, info, err

@@ -20,7 +20,8 @@ type Caller struct {
 	Groups   []uint32 // supplementary groups; used only if Check
 	PID      uint32
 	Umask    uint32 // for creating operations; not yet applied to mode
-	KillPriv bool   // Open with O_TRUNC clears set-id bits (HANDLE_KILLPRIV_V2)
+	// KillPriv: an Open with O_TRUNC clears set-id bits (HANDLE_KILLPRIV_V2), a SetXattr of an access ACL the set-group-id bit.
+	KillPriv bool
 	// Check asks the file server to check permissions (modes, ACLs, sticky
 	// bits) itself: for thin clients. Under a kernel mount with
 	// default_permissions the kernel has done so.
@@ -136,6 +137,9 @@ type FileSystem interface {
 	// Write writes all of data at off (at the true end where the handle has O_APPEND) and returns the offset
 	// at which it begins; killPriv clears set-id bits with it.
 	Write(ctx context.Context, h Handle, data []byte, off uint64, killPriv bool) (at uint64, err error)
+	// WriteAs is Write that appends if and only if atEnd: a kernel tells with each write (fcntl changes O_APPEND after
+	// the open, and a mapping's pages are written back to their place through any handle).
+	WriteAs(ctx context.Context, h Handle, data []byte, off uint64, killPriv, atEnd bool) (at uint64, err error)
 	Allocate(ctx context.Context, h Handle, off, length uint64, mode uint32) error
 	// Seek answers SEEK_DATA and SEEK_HOLE.
 	Seek(ctx context.Context, h Handle, off uint64, whence int) (uint64, error)

@@ -23,6 +23,19 @@ func (s *Server) Write(ctx context.Context, id Handle, data []byte, off uint64, 
 	if err != nil {
 		return 0, err
 	}
+	return s.write(ctx, h, data, off, killPriv, h.flags&syscall.O_APPEND != 0)
+}
+
+// WriteAs is Write that appends if and only if atEnd.
+func (s *Server) WriteAs(ctx context.Context, id Handle, data []byte, off uint64, killPriv, atEnd bool) (at uint64, err error) {
+	h, err := s.handles.get(id)
+	if err != nil {
+		return 0, err
+	}
+	return s.write(ctx, h, data, off, killPriv, atEnd)
+}
+
+func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, killPriv, atEnd bool) (at uint64, err error) {
 	if !h.mayWrite() || h.dir {
 		return 0, errors.Of(errors.KindBadHandle)
 	}
@@ -35,7 +48,7 @@ func (s *Server) Write(ctx context.Context, id Handle, data []byte, off uint64, 
 		var start uint64
 		err := s.do(ctx, func(ss *session) (err error) {
 			h.hold(ss)
-			start, err = ss.writePiece(ctx, h, piece, off+uint64(done), killPriv)
+			start, err = ss.writePiece(ctx, h, piece, off+uint64(done), killPriv, atEnd)
 			return err
 		})
 		if err != nil {
@@ -54,7 +67,7 @@ func (s *Server) Write(ctx context.Context, id Handle, data []byte, off uint64, 
 	return at, nil
 }
 
-func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off uint64, killPriv bool) (uint64, error) {
+func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off uint64, killPriv, atEnd bool) (uint64, error) {
 	if err := ss.admit(ctx, len(data)+admitSmall); err != nil {
 		return 0, err
 	}
@@ -71,7 +84,7 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 	if !in.IsRegular() {
 		return 0, errors.Of(errors.KindInvalid)
 	}
-	if h.flags&syscall.O_APPEND != 0 {
+	if atEnd {
 		off = in.Size
 	}
 	if off > layout.MaxFileSize || uint64(len(data)) > layout.MaxFileSize-off {

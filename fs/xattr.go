@@ -14,6 +14,8 @@ func xattrAllowed(c *Caller, in *layout.Inode, name string, write bool) error {
 	switch {
 	case name == "" || len(name) > layout.XattrNameMax:
 		return errors.Of(errors.KindRange)
+	case name == "user." || name == "trusted." || name == "security.":
+		return errors.New(errors.KindInvalid, "extended attribute %q has no name behind its namespace", name)
 	case strings.HasPrefix(name, "user.") && len(name) > 5:
 		if !in.IsRegular() && !in.IsDir() {
 			if write {
@@ -151,7 +153,7 @@ func setACL(c *Caller, t *tx, n *node, in *layout.Inode, v layout.Blocks, name s
 		}
 	} else if !remove {
 		in.Mode, remove = acl.Mode(in.Mode)
-		if c != nil && c.Check && c.UID != 0 && !c.cred().InGroup(in.GID) {
+		if c != nil && (c.Check && c.UID != 0 && !c.cred().InGroup(in.GID) || !c.Check && c.KillPriv) {
 			in.Mode &^= 0o2000
 		}
 	}
@@ -173,7 +175,7 @@ func (s *Server) ListXattr(ctx context.Context, c *Caller, ino Ino) (names []str
 				return err
 			}
 			names = in.XattrNames()
-			if c != nil && c.Check && c.UID != 0 {
+			if c != nil && c.UID != 0 { // a kernel does not filter the list
 				names = slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, "trusted.") })
 			}
 			return ss.answer(ctx, false)

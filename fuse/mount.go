@@ -107,7 +107,7 @@ func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 		EnableLocks: true, EnableAcl: true, EnableSymlinkCaching: false, DisableSplice: true,
 		Name: "dfs", FsName: opt.Source, Logger: logger, Debug: opt.Trace,
 		ExtraCapabilities: gofuse.CAP_ATOMIC_O_TRUNC | gofuse.CAP_DONT_MASK | gofuse.CAP_READDIRPLUS_AUTO |
-			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_HAS_EXPIRE_ONLY |
+			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_SETXATTR_EXT | gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_HAS_EXPIRE_ONLY |
 			gofuse.CAP_ASYNC_DIO | gofuse.CAP_ABORT_ERROR,
 	})
 	if err != nil {

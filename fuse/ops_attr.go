@@ -130,12 +130,16 @@ func (c *conn) ListXAttr(cancel <-chan struct{}, h *gofuse.InHeader, dest []byte
 	return uint32(copy(dest, list)), gofuse.OK
 }
 
+// setxattrACLKillSGID is FUSE_SETXATTR_ACL_KILL_SGID: the caller is not in the file's group.
+const setxattrACLKillSGID = 1
+
 func (c *conn) SetXAttr(cancel <-chan struct{}, in *gofuse.SetXAttrIn, attr string, data []byte) gofuse.Status {
 	r := c.begin(cancel, &in.InHeader, "setxattr")
 	defer c.end(r)
 	if uint32(len(data)) < in.Size {
 		return gofuse.Status(syscall.EINVAL)
 	}
+	r.caller.KillPriv = in.SetXAttrFlags&setxattrACLKillSGID != 0
 	return c.status(r, c.fs.SetXattr(r, &r.caller, fs.Ino(in.NodeId), attr, append([]byte(nil), data[:in.Size]...), in.Flags))
 }
 

@@ -59,7 +59,8 @@ func (c *conn) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofu
 func (c *conn) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (uint32, gofuse.Status) {
 	r := c.begin(cancel, &in.InHeader, "write")
 	defer c.end(r)
-	if _, err := c.fs.Write(r, fs.Handle(in.Fh), data, in.Offset, in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0); err != nil {
+	atEnd := in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&gofuse.WRITE_CACHE == 0
+	if _, err := c.fs.WriteAs(r, fs.Handle(in.Fh), data, in.Offset, in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0, atEnd); err != nil {
 		return 0, c.status(r, err)
 	}
 	return uint32(len(data)), gofuse.OK
