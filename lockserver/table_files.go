@@ -228,9 +228,14 @@ func mergeRanges(held []fileHold, o fileOwner, l FileLock) []fileHold {
 
 // advanceFile answers those of f's waiting requests that fit by now, in order.
 func (t *Table) advanceFile(f *fileLocks) {
+	t.endWaits(f, func(w *fileWait) bool { return t.tryFile(f, w) })
+}
+
+// endWaits strikes those of f's waiting requests that are over, asked in order, and forgets f if nothing is left of it.
+func (t *Table) endWaits(f *fileLocks, over func(*fileWait) bool) {
 	kept := f.queue[:0]
 	for _, w := range f.queue {
-		if t.tryFile(f, w) {
+		if over(w) {
 			t.unblock(w)
 		} else {
 			kept = append(kept, w)
@@ -298,19 +303,7 @@ func (t *Table) dropFileWaits(s *session) {
 		return
 	}
 	for _, f := range t.files {
-		kept := f.queue[:0]
-		for _, w := range f.queue {
-			if w.s == s {
-				t.unblock(w)
-			} else {
-				kept = append(kept, w)
-			}
-		}
-		clear(f.queue[len(kept):])
-		f.queue = kept
-		if len(f.held) == 0 && len(f.queue) == 0 {
-			delete(t.files, f.id)
-		}
+		t.endWaits(f, func(w *fileWait) bool { return w.s == s })
 	}
 }
 
