@@ -280,6 +280,20 @@ func (c *Cluster) WaitReady() {
 	})
 }
 
+// WaitApplied waits until every node has applied the same, which takes an end of all writing.
+func (c *Cluster) WaitApplied() {
+	c.t.Helper()
+	Eventually(c.t, startWait, "all nodes to apply the same", func() bool {
+		list := c.Status()
+		for _, s := range list {
+			if s.Error != "" || !s.Details.Ready || s.Applied != list[0].Applied {
+				return false
+			}
+		}
+		return len(list) > 0
+	})
+}
+
 // Followers are the nodes that do not lead.
 func (c *Cluster) Followers() []*Node {
 	c.t.Helper()
