@@ -16,7 +16,7 @@ func TestTwoServers(t *testing.T) {
 	seed := testSeed(t)
 	w := newWorld(t, 1<<20)
 	w.disk.Lag()
-	a, b := w.mount(Options{CacheBlocks: 32}), w.mount(Options{CacheBlocks: 1, CacheInodes: 2})
+	a, b := w.mount(Options{}), w.mount(Options{CacheBlocks: 1, CacheInodes: 2})
 	d := newDriver(t, a, seed)
 	for i := range 1500 {
 		d.m = [2]*mount{a, b}[d.r.Intn(2)]

@@ -1,0 +1,94 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"syscall"
+	"testing"
+	"time"
+
+	"dfs/lockserver"
+)
+
+// TestFreedInodeStaysFreed is the guard of node.in: an inode freed by a record that the store does not have yet is gone.
+func TestFreedInodeStaysFreed(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	m := w.mount(Options{})
+	ino, h := m.create(RootIno, "f")
+	m.must(m.Release(ctx, h))
+	m.must(m.SyncAll(ctx))
+	m.store.Hold(true)
+	m.must(m.Unlink(ctx, root, RootIno, "f"))
+	_, err := m.GetAttr(ctx, root, ino)
+	want(t, "stat of a freed inode", err, syscall.ESTALE)
+	m.store.Hold(false)
+}
+
+// TestTruncateUnknownChunk is the guard of trimFrom: after a truncation that is not durable the
+// store still says that the blocks are there.
+func TestTruncateUnknownChunk(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	m := w.mount(Options{})
+	_, h := m.create(RootIno, "f")
+	m.write(h, string(bytes.Repeat([]byte("x"), 100*blockSize)), 0)
+	m.close()
+	m.must(m.clerk.Close(ctx))
+	m = w.mount(Options{})
+	h = h0(t, m, "f")
+	size := uint64(50 * blockSize)
+	m.store.Hold(true)
+	_, err := m.SetAttr(ctx, root, m.lookup(RootIno, "f").Attr.Ino, h, SetAttr{Size: &size})
+	m.must(err)
+	m.write(h, "y", 70*blockSize+10)
+	if got := m.read(h, 12, 70*blockSize); got != "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00y" {
+		t.Errorf("read %q behind a truncation", got)
+	}
+	m.store.Hold(false)
+	m.must(m.Release(ctx, h))
+	m.close()
+	w.fsck()
+}
+
+// hook is an Invalidator that runs a function in DropData.
+type hook struct{ f func() }
+
+func (k *hook) DropData(Ino, uint64, uint64) { k.f() }
+func (k *hook) DropAttr(Ino)                 {}
+func (k *hook) DropNames(Ino)                {}
+
+// TestReadInsideDropData is the guard of section 7: while the kernel's pages are dropped, the reads that it has to wait for are
+// served, although another server's request for the lock stands before theirs.
+func TestReadInsideDropData(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	k := &hook{f: func() {}}
+	a, b := w.mount(Options{Invalidator: k}), w.mount(Options{})
+	_, h := b.create(RootIno, "f")
+	b.write(h, "hello", 0)
+	e := a.lookup(RootIno, "f")
+	ro, _, err := a.Open(ctx, root, e.Attr.Ino, syscall.O_RDONLY)
+	a.must(err)
+	a.read(ro, 5, 0)
+	rw := h0(t, a, "f")
+	if mode := a.clerk.Held(lockserver.LockID(e.Attr.Ino)); mode != lockserver.Shared {
+		t.Fatalf("the lock is held in mode %d", mode)
+	}
+	dropped := false
+	k.f = func() {
+		if dropped {
+			return
+		}
+		dropped = true
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if _, err := a.Read(short, rw, make([]byte, 5), 0); err != nil {
+			t.Errorf("a read inside DropData: %v", err)
+		}
+	}
+	b.write(h, "HELLO", 0)
+	if !dropped {
+		t.Error("the pages were not dropped")
+	}
+	if got := a.read(ro, 5, 0); got != "HELLO" {
+		t.Errorf("read %q", got)
+	}
+}
