@@ -153,6 +153,7 @@ func (c *cluster) cutLog(w *writer) {
 }
 
 func TestFollowerThatMissedTooMuchCopies(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.TrailingBytes = 1
 	c.startAll()
@@ -211,6 +212,7 @@ func sameStates(t *testing.T, c *cluster, index uint64) {
 }
 
 func TestEmptyNodeJoinsByCopy(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	c.limit.TrailingBytes = 1
 	c.start("a")
@@ -244,6 +246,7 @@ func TestEmptyNodeJoinsByCopy(t *testing.T) {
 }
 
 func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.TrailingBytes = 1
 	c.limit.CatchUpParallel = 1
@@ -295,6 +298,7 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 
 // A copy that takes longer than the log may grow goes over what changed meanwhile, from a newer manifest.
 func TestCopyThatOutlastsTheHeldLogStartsOver(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.TrailingBytes = 1
 	c.limit.HoldLogBytes = 1 << 20
@@ -375,6 +379,7 @@ func TestReadsWaitForTheFloorOfTheCopy(t *testing.T) {
 }
 
 func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	taps := c.tapped()
 	c.startAll()
@@ -405,6 +410,7 @@ func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
 }
 
 func TestSuspectOnAllReplicasIsAcceptedIfTheyAgree(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	taps := c.tapped()
 	c.startAll()
@@ -431,6 +437,7 @@ func TestSuspectOnAllReplicasIsAcceptedIfTheyAgree(t *testing.T) {
 }
 
 func TestDeviceErrorStopsTheReplicaAndNotTheGroup(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	taps := c.tapped()
 	c.startAll()
@@ -459,6 +466,7 @@ func TestDeviceErrorStopsTheReplicaAndNotTheGroup(t *testing.T) {
 
 // The device's checkpoint may be ahead of the newest manifest, by a crash between the two.
 func TestEntriesThatTheCheckpointCoversAreSkipped(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	taps := c.tapped()
 	n := c.start("a")
@@ -492,6 +500,7 @@ func TestEntriesThatTheCheckpointCoversAreSkipped(t *testing.T) {
 }
 
 func TestLeaderHasAppliedEverythingBeforeItSaysSo(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	taps := c.tapped()
 	c.start("a")
@@ -519,6 +528,7 @@ func TestLeaderHasAppliedEverythingBeforeItSaysSo(t *testing.T) {
 }
 
 func TestFollowerTakesNoMoreThanItCanApply(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.BacklogEntries = 10
 	taps := c.tapped()
@@ -543,6 +553,7 @@ func TestFollowerTakesNoMoreThanItCanApply(t *testing.T) {
 }
 
 func TestHold(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')
@@ -600,6 +611,7 @@ func TestHold(t *testing.T) {
 }
 
 func TestHoldEndsByItself(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.HoldMax = 100 * time.Millisecond
 	c.startAll()
@@ -619,6 +631,7 @@ func TestHoldEndsByItself(t *testing.T) {
 
 // A read sees the blocks of all its spans as of one index, whatever is applied meanwhile.
 func TestReadIsOfOneIndex(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	n := c.start("a")
 	w := c.writer('x')
@@ -651,6 +664,7 @@ func TestReadIsOfOneIndex(t *testing.T) {
 }
 
 func TestBootstrapNeedsEveryFounder(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	a := c.start("a")
 	c.start("b")
@@ -666,6 +680,7 @@ func TestBootstrapNeedsEveryFounder(t *testing.T) {
 }
 
 func TestCheckpointCutsTheLogByBytes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	c.limit.CheckpointBytes = 4 << 20
 	c.limit.TrailingBytes = 1 << 20
@@ -725,6 +740,7 @@ func TestCapacity(t *testing.T) {
 }
 
 func TestMembersKnownToAll(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	l := c.leader()

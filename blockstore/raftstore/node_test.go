@@ -16,6 +16,7 @@ import (
 )
 
 func TestThreeNodesCommitAndReadEverywhere(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')
@@ -39,6 +40,7 @@ func TestThreeNodesCommitAndReadEverywhere(t *testing.T) {
 }
 
 func TestRestartOfAllKeepsEverything(t *testing.T) {
+	t.Parallel()
 	for _, checkpoint := range []bool{false, true} {
 		t.Run(fmt.Sprintf("checkpoint=%v", checkpoint), func(t *testing.T) {
 			c := newCluster(t, "a", "b", "c")
@@ -77,6 +79,7 @@ func TestRestartOfAllKeepsEverything(t *testing.T) {
 }
 
 func TestLeaderLossLosesNothingAndDoesNothingTwice(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')
@@ -115,6 +118,7 @@ func TestLeaderLossLosesNothingAndDoesNothingTwice(t *testing.T) {
 }
 
 func TestAsyncKeepsOrder(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')
@@ -141,6 +145,7 @@ func TestAsyncKeepsOrder(t *testing.T) {
 }
 
 func TestProposalsOnFollowerAndBadCommandsAreRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	f := c.follower()
@@ -156,6 +161,7 @@ func TestProposalsOnFollowerAndBadCommandsAreRefused(t *testing.T) {
 }
 
 func TestInFlightBytesAreBounded(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.InFlightBytes = entryBytesMax
 	c.startAll()
@@ -180,6 +186,7 @@ func TestInFlightBytesAreBounded(t *testing.T) {
 }
 
 func TestWatchLeadership(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	l := c.leader()
@@ -221,6 +228,7 @@ func TestWatchLeadership(t *testing.T) {
 }
 
 func TestDeposedLeaderNeverProvesLeadership(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	for range 3 {
@@ -283,6 +291,7 @@ func TestProofsAreSharedButNeverOld(t *testing.T) {
 }
 
 func TestGracefulCloseHandsLeadershipOver(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.limit.HeartbeatTimeout = 2 * time.Second // an election by timeout would take longer
 	c.startAll()
@@ -299,6 +308,7 @@ func TestGracefulCloseHandsLeadershipOver(t *testing.T) {
 }
 
 func TestUndecodableEntryStopsTheNode(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	n := c.start("a")
 	c.leader()
@@ -324,6 +334,7 @@ func TestUndecodableEntryStopsTheNode(t *testing.T) {
 }
 
 func TestForeignAndNewerIdentityIsRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	dir := c.dirOf("a")
 	c.start("a")
@@ -364,6 +375,7 @@ func TestForeignAndNewerIdentityIsRefused(t *testing.T) {
 }
 
 func TestEmptiedDiskCannotComeBackUnderItsOldID(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')

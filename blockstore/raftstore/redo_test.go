@@ -13,6 +13,7 @@ import (
 // The device is told of the end of the redo at the last index that the log held at the start: not earlier, or blocks torn by the
 // crash would be taken for damage; not later, or damage would be taken for the crash's.
 func TestDeviceIsToldOfTheEndOfTheRedo(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a")
 	taps := c.tapped()
 	c.start("a")
@@ -52,6 +53,7 @@ func TestDeviceIsToldOfTheEndOfTheRedo(t *testing.T) {
 
 // Checksums lost on the host's disk are found, although the chunk was changed after the restart.
 func TestLostChecksumsAreNotMaskedByALaterChange(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.startAll()
 	w := c.writer('x')

@@ -14,6 +14,7 @@ import (
 // Nodes are stopped, started, cut off and checkpointed at random while records are written; in the end every replica
 // holds and counts what was acknowledged, and nothing twice.
 func soak(t *testing.T, kind LogKind, seed uint64, d time.Duration) {
+	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	c.kind = kind
 	c.limit.TrailingBytes = 1 << 20
