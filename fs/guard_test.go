@@ -92,3 +92,20 @@ func TestReadInsideDropData(t *testing.T) {
 		t.Errorf("read %q", got)
 	}
 }
+
+// TestRevokeDropsBlocks is the guard of the cache: what was cached under a lock goes with it.
+func TestRevokeDropsBlocks(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{}), w.mount(Options{})
+	_, ha := a.create(RootIno, "f")
+	data := string(bytes.Repeat([]byte("a"), 10*blockSize))
+	a.write(ha, data, 0)
+	if a.read(ha, len(data), 0) != data {
+		t.Fatal("reads back differently")
+	}
+	hb := h0(t, b, "f")
+	b.write(hb, string(bytes.Repeat([]byte("b"), 10*blockSize)), 0)
+	if got := a.read(ha, 5*blockSize, 0); got != string(bytes.Repeat([]byte("b"), 5*blockSize)) {
+		t.Errorf("reads old bytes %q", got[:10])
+	}
+}
