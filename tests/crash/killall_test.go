@@ -28,7 +28,7 @@ func TestKillEverything(t *testing.T) {
 	t.Logf("DFS_SEED=%d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	defer syscall.Umask(syscall.Umask(0))
-	c := harness.Start(t, harness.Options{})
+	c := harness.Start(t, harness.Options{Args: []string{"--checkpoint", "2M", "--keep-log", "1M"}}) // so that some kills hit a checkpoint
 	m := c.Mount("--lease", "2s")
 	base := newModel()
 	if err := os.Mkdir(m.Path("work"), 0o755); err != nil {

@@ -157,9 +157,7 @@ func (m *model) apply(o op, nth int) {
 	case "truncate":
 		n.resize(o.size)
 	case "punch":
-		if o.off < int64(len(n.data)) {
-			clear(n.data[o.off:min(o.off+o.size, int64(len(n.data)))])
-		}
+		clear(n.data[o.off:min(o.off+o.size, int64(len(n.data)))])
 		n.sum = ""
 	case "chmod":
 		n.mode = o.mode
@@ -316,8 +314,12 @@ func (m *model) allowed(o op) bool {
 		return n.children == nil
 	case "rmdir":
 		return n.children != nil && len(n.children) == 0
-	case "write", "append", "truncate", "punch":
-		return int64(len(n.data)) < 8<<20
+	case "write", "append":
+		return len(n.data) < 8<<20
+	case "truncate":
+		return o.size != int64(len(n.data))
+	case "punch":
+		return o.off < int64(len(n.data))
 	case "link":
 		return m.at(o.b) == nil && n != nil
 	case "rename":

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -107,4 +108,10 @@ func Tail(path string, n int) string {
 	}
 	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// WaitsInFUSE reports whether a process waits in the kernel for an answer of a FUSE server.
+func WaitsInFUSE(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	return err == nil && (strings.Contains(string(b), "fuse") || strings.Contains(string(b), "request_wait"))
 }
