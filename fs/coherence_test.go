@@ -304,3 +304,22 @@ func TestLookupUncacheable(t *testing.T) {
 		t.Errorf("attributes of an inode being revoked are cacheable")
 	}
 }
+
+// TestStrictListing lists, as a thin client does, a directory whose file another server has in memory: the attributes are the right ones.
+func TestStrictListing(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	w.disk.Lag()
+	a, b := w.mount(Options{}), w.mount(Options{})
+	ino, h := a.create(RootIno, "f")
+	d, err := b.OpenDir(ctx, &Caller{Check: true}, RootIno)
+	b.must(err)
+	for i := range 20 {
+		a.write(h, "x", uint64(i*1000))
+		b.must(b.ReadDir(ctx, d, 0, true, func(e DirEntry) bool {
+			if e.Ino == ino && (e.Entry == nil || e.Entry.Attr.Size != uint64(i*1000+1)) {
+				t.Errorf("listed as %+v after a write that ends at %d", e.Entry, i*1000+1)
+			}
+			return true
+		}))
+	}
+}

@@ -15,7 +15,8 @@ type handle struct {
 	ino   uint64
 	flags uint32 // O_* of the open
 	dir   bool
-	// check: opened by a caller that wants checks, so no kernel has cleared set-id bits before a change.
+	// check: opened by a caller that wants checks, so no kernel has cleared set-id bits before a change, and none asks
+	// again for the attributes of a listing.
 	check bool
 
 	mu   sync.Mutex
@@ -337,7 +338,9 @@ func (s *Server) OpenDir(ctx context.Context, c *Caller, ino Ino) (id Handle, er
 			if err := ss.answer(ctx, false); err != nil {
 				return err
 			}
-			id = s.handles.add(ss, n.ino, syscall.O_RDONLY, true).id
+			h := s.handles.add(ss, n.ino, syscall.O_RDONLY, true)
+			h.check = c != nil && c.Check
+			id = h.id
 			return nil
 		})
 	})

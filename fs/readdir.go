@@ -28,7 +28,7 @@ func (s *Server) ReadDir(ctx context.Context, id Handle, cookie uint64, plus boo
 	for {
 		var batch []DirEntry
 		err := s.do(ctx, func(ss *session) (err error) {
-			batch, err = ss.readDirBatch(ctx, h.ino, cookie, plus)
+			batch, err = ss.readDirBatch(ctx, h, cookie, plus)
 			return err
 		})
 		if err != nil {
@@ -47,8 +47,8 @@ func (s *Server) ReadDir(ctx context.Context, id Handle, cookie uint64, plus boo
 }
 
 // readDirBatch returns the next entries; fewer than readDirBatch only at the end.
-func (ss *session) readDirBatch(ctx context.Context, ino, cookie uint64, plus bool) ([]DirEntry, error) {
-	batch, dirIndex, nameCacheable, err := ss.listNames(ctx, ino, cookie)
+func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, plus bool) ([]DirEntry, error) {
+	batch, dirIndex, nameCacheable, err := ss.listNames(ctx, h.ino, cookie)
 	if err != nil || !plus {
 		return batch, err
 	}
@@ -58,7 +58,7 @@ func (ss *session) readDirBatch(ctx context.Context, ino, cookie uint64, plus bo
 	out := batch[:0]
 	for _, e := range batch {
 		if e.Name != "." && e.Name != ".." {
-			ent, err := ss.plusEntry(ctx, uint64(e.Ino), dirIndex)
+			ent, err := ss.plusEntry(ctx, uint64(e.Ino), dirIndex, h.check)
 			switch {
 			case errors.Is(err, errors.KindStale):
 				// Removed meanwhile: without attributes the kernel looks it up for itself.
@@ -232,9 +232,20 @@ func (ss *session) loadMany(ctx context.Context, batch []DirEntry, dirIndex uint
 	return nil
 }
 
-// plusEntry is the entry of one child.
-func (ss *session) plusEntry(ctx context.Context, ino, dirIndex uint64) (Entry, error) {
+// plusEntry is the entry of one child. A kernel gets attributes that may be old, and may not be kept, where the child's lock is not
+// to be had at once (see Lookup); strict waits for it, with nothing else held.
+func (ss *session) plusEntry(ctx context.Context, ino, dirIndex uint64, strict bool) (e Entry, err error) {
 	if e, ok, err := ss.childHeld(ctx, ino); ok || err != nil {
+		return e, err
+	}
+	if strict {
+		err = ss.do1(ctx, shared(ino), func(n *node) error {
+			in, err := ss.load(ctx, n)
+			if err == nil {
+				e = Entry{Attr: attrOf(in)}
+			}
+			return err
+		})
 		return e, err
 	}
 	in, err := ss.fetchInode(ctx, ino, max(dirIndex, ss.minIndex(lockserver.LockID(ino))))
