@@ -214,7 +214,7 @@ func (d *Device) repair(bad BadBlock, data []byte, present bool) (bool, error) {
 		return true, d.writeSums(c, slot, slot+1)
 	}
 	setSumAt(c.sums, slot, sumAbsent)
-	if c.present--; c.present == 0 {
+	if c.lessPresent(slot); c.present == 0 && c.doubt == nil {
 		d.drop(c)
 		return true, nil
 	}

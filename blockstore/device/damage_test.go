@@ -187,3 +187,40 @@ func TestZeroOverLeftovers(t *testing.T) {
 		t.Fatal(bad)
 	}
 }
+
+// TestInventedSum lets a checksum entry of an absent block become one: once the others have said that there is none,
+// nothing of the chunk is in doubt any more, also after a restart.
+func TestInventedSum(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 256, 20, 9))
+	mustCheckpoint(t, d, "")
+	d.Close()
+	vol.files[fileName(large, 0, "sum")].pages[0][30*sumSize] = 0x55
+	d = mustOpen(t, d.dir, vol)
+	d.EndRedo()
+	span, present := wal.Span{VDisk: 5, Block: 256, Count: 256}, make([]byte, 32)
+	for pass := range 2 {
+		bad, _, err := d.ScrubNext(nil, 10)
+		if err != nil || (pass == 0) != (len(bad) > 0) {
+			t.Fatalf("pass %d: %d bad blocks, %v", pass, len(bad), err)
+		}
+		for _, b := range bad {
+			if _, err := d.Repair(b, nil, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Presence(span, present); err != nil || countBits(present) != 20 {
+			t.Fatalf("pass %d: %d blocks are present, %v", pass, countBits(present), err)
+		}
+		if err := d.checkInvariants(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustCheckpoint(t, d, "")
+	d.Close()
+	d = mustOpen(t, d.dir, vol)
+	if err := d.Presence(span, present); err != nil {
+		t.Fatal("after a restart:", err)
+	}
+}

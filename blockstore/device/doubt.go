@@ -39,10 +39,8 @@ func (d *Device) settle(c *chunk, slot int, data []byte, present bool) error {
 	} else {
 		c.doubt.vouched[slot/64] |= 1 << (slot % 64)
 	}
-	for slot := range chunkBlocks(c.id.Chunk) {
-		if c.doubt.missing != 0 && c.doubts(slot) {
-			return nil
-		}
+	if !c.settled() {
+		return nil
 	}
 	c.doubt = nil
 	if c.present == 0 {
@@ -51,4 +49,27 @@ func (d *Device) settle(c *chunk, slot int, data []byte, present bool) error {
 	}
 	d.setEntry(c, c.entry.last)
 	return nil
+}
+
+// settled tells whether a chunk in doubt need not be so any more.
+func (c *chunk) settled() bool {
+	for slot := range chunkBlocks(c.id.Chunk) {
+		if c.doubt.missing != 0 && c.doubts(slot) {
+			return false
+		}
+	}
+	return true
+}
+
+// lessPresent notes that an entry of c that told of a block was wrong: by another replica's word there is none.
+func (c *chunk) lessPresent(slot int) {
+	c.present--
+	if c.doubt == nil {
+		return
+	}
+	c.doubt.missing++
+	c.doubt.vouched[slot/64] |= 1 << (slot % 64)
+	if c.settled() {
+		c.doubt = nil
+	}
 }
