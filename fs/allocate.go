@@ -64,7 +64,7 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 			}
 			for at := off; at < end; {
 				stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
-				if err := ss.allocateStep(ctx, n, at, stop, mode, h.check); err != nil {
+				if err := ss.allocateStep(ctx, n, at, stop, mode, h.killPriv); err != nil {
 					return err
 				}
 				at = stop
@@ -324,7 +324,7 @@ func (s *Server) CopyRange(ctx context.Context, from Handle, fromOff uint64, to 
 		}
 		n, err := s.Read(ctx, from, buf[:min(length-done, copyStep)], fromOff+done)
 		if err == nil && n > 0 {
-			_, err = s.write(ctx, dst, buf[:n], toOff+done, dst.check, false)
+			_, err = s.write(ctx, dst, buf[:n], toOff+done, dst.killPriv, false)
 		}
 		if err != nil {
 			if done > 0 {

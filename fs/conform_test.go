@@ -29,25 +29,31 @@ func TestWriteAs(t *testing.T) {
 	}
 }
 
-// TestSetIDOfRoot: where a kernel decides (no Check), an allocation clears no set-id bits; for a thin client it does.
+// TestSetIDOfRoot: an allocation and a copy leave root's set-id bits alone, and clear others'.
 func TestSetIDOfRoot(t *testing.T) {
 	w := newWorld(t, 1<<16)
 	m := w.mount(Options{})
-	for _, check := range []bool{false, true} {
-		for _, mode := range []uint32{0, fallocPunchHole | fallocKeepSize, fallocZeroRange} {
+	_, from := m.create(RootIno, "from")
+	m.write(from, "copied", 0)
+	for _, uid := range []uint32{0, 5} {
+		for what, change := range map[string]func(h Handle) error{
+			"allocate": func(h Handle) error { return m.Allocate(ctx, h, 0, 9000, 0) },
+			"punch":    func(h Handle) error { return m.Allocate(ctx, h, 0, 9000, fallocPunchHole|fallocKeepSize) },
+			"zero":     func(h Handle) error { return m.Allocate(ctx, h, 0, 9000, fallocZeroRange) },
+			"copy":     func(h Handle) error { _, err := m.CopyRange(ctx, from, 0, h, 0, 6); return err },
+		} {
 			ino, _ := m.create(RootIno, "f")
-			bits := uint32(0o6755)
+			bits, wanted := uint32(0o6755), uint32(0o6755)
 			_, err := m.SetAttr(ctx, root, ino, 0, SetAttr{Mode: &bits})
 			m.must(err)
-			h, _, err := m.Open(ctx, &Caller{Check: check}, ino, syscall.O_RDWR)
+			h, _, err := m.Open(ctx, &Caller{UID: uid}, ino, syscall.O_RDWR)
 			m.must(err)
-			m.must(m.Allocate(ctx, h, 0, 9000, mode))
-			wanted := bits
-			if check {
+			m.must(change(h))
+			if uid != 0 {
 				wanted = 0o755
 			}
 			if got := m.attr(ino).Mode & 0o7777; got != wanted {
-				t.Errorf("check %v, fallocate mode %#x: %o, want %o", check, mode, got, wanted)
+				t.Errorf("%s by %d: %o, want %o", what, uid, got, wanted)
 			}
 			m.must(m.Unlink(ctx, root, RootIno, "f"))
 		}

@@ -87,6 +87,7 @@ func (s *Server) Create(ctx context.Context, c *Caller, dir Ino, name string, mo
 		if err == nil && flags&syscall.O_TRUNC != 0 {
 			e, err = s.GetAttr(ctx, c, e.Attr.Ino)
 		}
+		e.AttrCacheable = false // a kernel takes those of a CREATE without a look at their age, even if it knows the inode
 		return e, id, info, err
 	}
 }
@@ -146,7 +147,7 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		m.e.NameCacheable = ss.nameCacheable(&p, p.of(k.dir))
 		if k.open {
 			h := s.handles.add(ss, ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false)
-			h.check = k.c != nil && k.c.Check
+			h.check, h.killPriv = k.c != nil && k.c.Check, k.c != nil && k.c.UID != 0
 			n.kernelPages.Store(true)
 			m.id = h.id
 		}

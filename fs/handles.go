@@ -15,9 +15,11 @@ type handle struct {
 	ino   uint64
 	flags uint32 // O_* of the open
 	dir   bool
-	// check: opened by a caller that wants checks, so no kernel has cleared set-id bits before a change, and none asks
-	// again for the attributes of a listing.
+	// check: opened by a caller that wants checks, so no kernel asks again for the attributes of a listing.
 	check bool
+	// killPriv: opened by one who may not keep set-id bits over a change of content. (A kernel tells with each write;
+	// with an allocation or a copy it leaves them to the server.)
+	killPriv bool
 
 	mu   sync.Mutex
 	ss   *session // whose node is n
@@ -205,7 +207,7 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 		info = OpenInfo{KeepCache: n.kernelPages.Load() && p.cacheable(n.ino)}
 		n.kernelPages.Store(true)
 		h := s.handles.add(ss, n.ino, flags, false)
-		h.check = c != nil && c.Check
+		h.check, h.killPriv = c != nil && c.Check, c != nil && c.UID != 0
 		id = h.id
 		return nil
 	})
@@ -275,9 +277,12 @@ func (ss *session) closed(n *node, dir bool) {
 	})
 }
 
-// handlesClosed ends all handles, at Close.
+// handlesClosed ends all handles, and what the kernel may still know, at Close.
 func (ss *session) handlesClosed(_ context.Context) {
 	ss.s.handles.each(func(h *handle) { _ = ss.s.Release(context.Background(), h.id) })
+	for _, ino := range ss.s.known.all() {
+		ss.s.Forgotten(Ino(ino))
+	}
 }
 
 // Flush is called at each close(2).

@@ -134,10 +134,14 @@ const freeWholeBlocks = 65536
 
 // dropInode is called with n locked exclusive, in a tx that took its last link: it frees the inode in this
 // record, or makes it an orphan that later is the last step of somebody. later: reap it after the tx.
-func (t *tx) dropInode(n *node) (later bool) {
+//
+// With keep it is left to the kernel (if there is one) until that forgets it; one that is open is so in any case.
+func (t *tx) dropInode(n *node, c *Caller, keep bool) (later bool) {
 	in := t.edit(n)
 	in.Nlink = 0
 	open := t.ss.openAnywhere(n)
+	t.known = c != nil && c.Kernel && (keep || open)
+	open = open || t.known
 	if !open && in.Blocks <= freeWholeBlocks {
 		t.free(n)
 		t.clearOrphan(n.ino, layout.OrphanUnlinked)
@@ -150,7 +154,7 @@ func (t *tx) dropInode(n *node) (later bool) {
 }
 
 func (ss *session) openAnywhere(n *node) bool {
-	return ss.s.handles.isOpen(n.ino) || ss.be.Clerk.OpenElsewhere(n.id())
+	return ss.s.inUse(n.ino) || ss.be.Clerk.OpenElsewhere(n.id())
 }
 
 // reapLater frees an orphan in the background.
@@ -241,7 +245,7 @@ func (ss *session) sweepOrphans(ctx context.Context) {
 // sweepOnce is one round of sweepOrphans.
 func (ss *session) sweepOnce(ctx context.Context) error {
 	for _, o := range ss.orph.list() {
-		if ss.s.handles.isOpen(o.Ino) {
+		if ss.s.inUse(o.Ino) && !ss.s.unknown(o.Ino) {
 			continue
 		}
 		if err := ss.reap(ctx, o.Ino); err != nil {

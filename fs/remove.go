@@ -69,10 +69,13 @@ func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name s
 		return false, err
 	}
 	ss.stampChange(d.In, true)
-	later := ss.dropLink(t, n, d.In)
+	// What is left to the kernel costs a second record. The unlink of a file that is not open does not pay it: an open that
+	// it overtakes finds no name, rightly.
+	later := ss.dropLink(t, n, d.In, c, rmdir)
 	if err := t.commit(ctx); err != nil {
 		return false, err
 	}
+	ss.s.known.note(t, child)
 	if later {
 		ss.reapLater(child)
 	}
@@ -102,15 +105,15 @@ func (ss *session) checkRemove(ctx context.Context, c *Caller, dn, n *node, rmdi
 }
 
 // dropLink takes one link of n, whose entry the tx removed from the directory din.
-func (ss *session) dropLink(t *tx, n *node, din *layout.Inode) (later bool) {
+func (ss *session) dropLink(t *tx, n *node, din *layout.Inode, c *Caller, keep bool) (later bool) {
 	in := t.edit(n)
 	ss.stampChange(in, false)
 	if in.IsDir() {
 		din.Nlink--
-		return t.dropInode(n)
+		return t.dropInode(n, c, keep)
 	}
 	if in.Nlink--; in.Nlink > 0 {
 		return false
 	}
-	return t.dropInode(n)
+	return t.dropInode(n, c, keep)
 }

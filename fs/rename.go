@@ -97,6 +97,7 @@ func (ss *session) renameOnce(ctx context.Context, r *renaming) (again bool, err
 	if err := t.commit(ctx); err != nil {
 		return false, err
 	}
+	ss.s.known.note(t, r.victim)
 	if later {
 		ss.reapLater(r.victim)
 	}
@@ -300,7 +301,7 @@ func (ss *session) renameChange(ctx context.Context, t *tx, r *renaming) (later 
 		if err := nd.Replace(r.newName, r.child, typ); err != nil {
 			return false, err
 		}
-		later = ss.dropLink(t, r.vn, nd.In)
+		later = ss.dropLink(t, r.vn, nd.In, r.c, true)
 	default:
 		if err := nd.Insert(r.newName, r.child, typ); err != nil {
 			return false, err

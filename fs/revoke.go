@@ -65,7 +65,7 @@ func (s *Server) Revoke(id lockserver.LockID, to lockserver.Mode) (index uint64,
 		}
 	}
 	ss.revokeCaches(n, to)
-	open = s.handles.isOpen(n.ino)
+	open = s.inUse(n.ino)
 	return ss.revokeIndex(n), open, nil
 }
 

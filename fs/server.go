@@ -52,6 +52,7 @@ type Server struct {
 	cur atomic.Pointer[session] // ss while it is alive
 
 	handles handleTable
+	known   knownTable
 }
 
 // session is what a Server keeps for one Backend. Its caches die with it.

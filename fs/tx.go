@@ -29,6 +29,7 @@ type tx struct {
 	bufs   []*[blockSize]byte
 	gen    wal.Gen
 	done_  bool
+	known  bool // its unlinked inode is left to the kernel: see knownTable
 }
 
 type txInode struct {

@@ -22,6 +22,8 @@ type Caller struct {
 	Umask    uint32 // for creating operations; not yet applied to mode
 	// KillPriv: an Open with O_TRUNC clears set-id bits (HANDLE_KILLPRIV_V2), a SetXattr of an access ACL the set-group-id bit.
 	KillPriv bool
+	// Kernel: a kernel asks, which knows the inodes that it was told of until FileSystem.Forgotten.
+	Kernel bool
 	// Check asks the file server to check permissions (modes, ACLs, sticky
 	// bits) itself: for thin clients. Under a kernel mount with
 	// default_permissions the kernel has done so.
@@ -168,6 +170,11 @@ type FileSystem interface {
 	// SetLock sets or lets go a lock; with wait it waits until ctx ends.
 	SetLock(ctx context.Context, h Handle, l FileLock, wait bool) error
 
+	// Forgotten tells that the kernel has let go of an inode: a directory removed, an inode replaced
+	// by a rename, a file unlinked while open, by a Caller with Kernel, stays until then: for a working directory, an O_PATH descriptor,
+	// an open that has only just looked the name up. Never waits.
+	Forgotten(ino Ino)
+
 	StatFS(ctx context.Context) (StatFS, error)
 	// SyncAll makes everything before it durable.
 	SyncAll(ctx context.Context) error
@@ -190,3 +197,6 @@ type Invalidator interface {
 	// that was handed out is still valid.
 	DropNames(dir Ino)
 }
+
+// Knower is an Invalidator that can tell whether its kernel has an inode ino.
+type Knower interface{ Knows(ino Ino) bool }

@@ -218,7 +218,10 @@ type lateInvalidator struct {
 	to atomic.Pointer[fs.Invalidator]
 }
 
-var _ fs.Invalidator = (*lateInvalidator)(nil)
+var (
+	_ fs.Invalidator = (*lateInvalidator)(nil)
+	_ fs.Knower      = (*lateInvalidator)(nil)
+)
 
 func (l *lateInvalidator) set(i fs.Invalidator) { l.to.Store(&i) }
 
@@ -226,6 +229,15 @@ func (l *lateInvalidator) DropData(ino fs.Ino, off, length uint64) {
 	if to := l.to.Load(); to != nil {
 		(*to).DropData(ino, off, length)
 	}
+}
+
+func (l *lateInvalidator) Knows(ino fs.Ino) bool {
+	to := l.to.Load()
+	if to == nil {
+		return false
+	}
+	k, ok := (*to).(fs.Knower)
+	return !ok || k.Knows(ino)
 }
 
 func (l *lateInvalidator) DropAttr(ino fs.Ino) {
