@@ -126,11 +126,8 @@ func (ss *session) lookupName(ctx context.Context, c *Caller, n *node, name stri
 }
 
 func (ss *session) nameCacheable(p *pins, dir *node) bool {
-	if !p.cacheable(dir.ino) {
-		return false
-	}
-	dir.kernelNames.Store(true)
-	return true
+	dir.kernelNames.Store(true) // before the look: PrepareRevoke forbids first and looks at this afterwards
+	return p.cacheable(dir.ino)
 }
 
 // childHeld answers about an inode whose lock is held already and free to use.

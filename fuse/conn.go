@@ -3,6 +3,7 @@ package fuse
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -12,12 +13,8 @@ import (
 	"dfs/internal/errors"
 )
 
-// expireWait is how long a directory revoke waits for the kernel to take the expiry of its
-// names before it falls back on their timeouts running out.
-const expireWait = 5 * time.Millisecond
-
-// watchTick is how often the watcher looks for a jump of the clock and for stuck requests.
-const watchTick = 250 * time.Millisecond
+// watchTick is how often the watcher looks for a jump of the clock, for interrupts and for stuck requests.
+const watchTick = 100 * time.Millisecond
 
 // arrivalSlack is taken off every timeout: the kernel counts it from the
 // arrival of the reply, which is later than the look at the lease.
@@ -35,24 +32,20 @@ type conn struct {
 
 	mu       sync.Mutex
 	inflight map[*inflight]struct{}
-	recent   [recentMax]answered // ring of the last answers that carried a timeout
-	answers  uint64
+
+	looked atomic.Int64 // when the watcher last looked, by clock; 0: not running
+	born   time.Time    // the clock's zero
 }
-
-// recentMax is how many answers are remembered for the case that the process was stopped
-// between computing and writing one.
-const recentMax = 256
-
-// answered is what an answer with a timeout named.
-type answered struct{ ino, dir uint64 }
 
 var (
 	_ gofuse.RawFileSystem = (*conn)(nil)
 	_ fs.Invalidator       = (*conn)(nil)
 )
 
-// opLockWait names the one request that any signal interrupts.
-const opLockWait = "setlkw"
+const (
+	opLockWait = "setlkw" // the one request that any signal interrupts
+	opLookup   = "lookup" // the one that names something without the kernel's lock of the directory, at times
+)
 
 // inflight is a request being answered.
 type inflight struct {
@@ -62,19 +55,20 @@ type inflight struct {
 	op     string
 	ino    uint64
 	since  time.Time
-	answered
 }
 
 func newConn(fsys fs.FileSystem, n *notifier, opt Options) *conn {
-	return &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}}
+	return &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, born: time.Now()}
 }
 
 // begin makes the context and caller of a request; end must follow.
 func (c *conn) begin(cancel <-chan struct{}, h *gofuse.InHeader, op string) *inflight {
-	r := &inflight{op: op, ino: h.NodeId, since: time.Now(), mark: c.names.begin()}
+	now := time.Now()
+	c.lookForSleep(now)
+	r := &inflight{op: op, ino: h.NodeId, since: now, mark: c.names.begin()}
 	r.request.Context, r.request.cancel, r.request.pid = backgroundContext, cancel, h.Pid
 	r.anySignal = op == opLockWait
-	r.caller = fs.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid}
+	r.caller = fs.Caller{UID: h.Uid, GID: h.Gid, PID: h.Pid, Kernel: true}
 	c.mu.Lock()
 	c.inflight[r] = struct{}{}
 	c.mu.Unlock()
@@ -84,13 +78,8 @@ func (c *conn) begin(cancel <-chan struct{}, h *gofuse.InHeader, op string) *inf
 func (c *conn) end(r *inflight) {
 	c.mu.Lock()
 	delete(c.inflight, r)
-	if r.answered != (answered{}) {
-		c.recent[c.answers%recentMax] = r.answered
-		c.answers++
-	}
 	c.mu.Unlock()
 	c.names.end(r.mark)
-	r.finish()
 }
 
 // status maps err to the errno the caller sees, and logs what it hides.
@@ -128,12 +117,11 @@ func fillAttr(a *fs.Attr, out *gofuse.Attr) {
 	}
 }
 
-// fillAttrOut makes the answer to GETATTR and SETATTR; the timeout is computed last.
+// fillAttrOut makes the answer to GETATTR; the timeout is computed last.
 func (c *conn) fillAttrOut(r *inflight, e *fs.Entry, out *gofuse.AttrOut) {
 	fillAttr(&e.Attr, &out.Attr)
 	if e.AttrCacheable {
 		out.SetTimeout(c.names.fresh(r.mark, uint64(e.Attr.Ino), c.ttl()))
-		r.answered.ino = uint64(e.Attr.Ino)
 	}
 }
 
@@ -144,63 +132,21 @@ func (c *conn) fillEntry(r *inflight, dir uint64, name string, e *fs.Entry, out 
 	ttl := c.ttl()
 	if e.AttrCacheable {
 		out.SetAttrTimeout(c.names.fresh(r.mark, uint64(e.Attr.Ino), ttl))
-		r.answered.ino = uint64(e.Attr.Ino)
 	}
 	if e.NameCacheable {
-		out.SetEntryTimeout(c.names.offer(r.mark, dir, name, ttl))
-		r.answered.dir = dir
+		out.SetEntryTimeout(c.names.offer(r.mark, dir, name, ttl, r.op == opLookup))
 	}
 }
 
-func (c *conn) openFlags(info fs.OpenInfo) uint32 {
-	var flags uint32
-	if info.DirectIO || c.opt.Uncached {
-		flags |= gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
-	} else if info.KeepCache {
-		flags |= gofuse.FOPEN_KEEP_CACHE
+// openFlags says how the kernel may cache the file. What is opened to append goes past the page cache: through it
+// the kernel puts the data where it believes the end to be, and splits a write at the border of a page.
+func (c *conn) openFlags(info fs.OpenInfo, open uint32) uint32 {
+	appends := open&syscall.O_APPEND != 0 && open&syscall.O_ACCMODE != syscall.O_RDONLY
+	switch {
+	case info.DirectIO || appends || c.opt.Uncached:
+		return gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+	case info.KeepCache:
+		return gofuse.FOPEN_KEEP_CACHE
 	}
-	return flags
-}
-
-// DropData implements fs.Invalidator.
-func (c *conn) DropData(ino fs.Ino, off, length uint64) {
-	c.names.drop(uint64(ino))
-	c.notify.invalInode(uint64(ino), int64(off), int64(length))
-}
-
-// DropAttr implements fs.Invalidator.
-func (c *conn) DropAttr(ino fs.Ino) {
-	c.names.drop(uint64(ino))
-	c.notify.invalInode(uint64(ino), -1, 0)
-}
-
-// DropNames implements fs.Invalidator: the names are expired on a goroutine
-// of their own, because the kernel makes that wait for every LOOKUP in flight in
-// the directory, and those may wait for this very revoke; if it is not done
-// soon, the timeouts handed out are waited out instead.
-func (c *conn) DropNames(dir fs.Ino) {
-	names, until := c.names.take(uint64(dir))
-	if len(names) == 0 {
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for _, name := range names {
-			c.notify.expireEntry(uint64(dir), name)
-		}
-	}()
-	quick := time.NewTimer(expireWait + time.Duration(len(names))*20*time.Microsecond)
-	defer quick.Stop()
-	select {
-	case <-done:
-		return
-	case <-quick.C:
-	}
-	rest := time.NewTimer(time.Until(until.Add(arrivalSlack)))
-	defer rest.Stop()
-	select {
-	case <-done:
-	case <-rest.C:
-	}
+	return 0
 }

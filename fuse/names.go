@@ -5,12 +5,28 @@ import (
 	"time"
 )
 
-// ledgerMax bounds the names remembered, over all directories; beyond it names are handed out
-// with timeout 0, which need no memory.
-const ledgerMax = 1 << 20
+const (
+	// ledgerMax bounds the names remembered, over all directories, and dirsMax the directories; beyond it names are
+	// handed out with timeout 0, which need no memory.
+	ledgerMax = 1 << 20
+	dirsMax   = 1 << 18
+
+	// nameTimeoutMax bounds the timeout of a name. A revoke of a directory that cannot expire its names, because a
+	// request that waits for that very revoke has the kernel's lock of the directory, waits until they run out.
+	nameTimeoutMax = time.Second
+
+	// A directory that was revoked is shared with other mounts: for sharedQuiet its names are handed out with
+	// timeout 0, which makes the next revoke a matter of microseconds; for stalledQuiet if the revoke had to wait.
+	sharedQuiet  = 2 * time.Second
+	stalledQuiet = time.Minute
+
+	// recentMax is how many answers are remembered.
+	recentMax = 1 << 12
+)
 
 // ledger remembers which names of which directories a kernel may hold valid,
-// and until when, so that a revoke of a directory can expire exactly those.
+// and until when, so that a revoke of a directory can expire exactly those; and which answers were
+// given a moment ago, as the kernel may not have seen them yet.
 //
 // Invariant: a name handed out with a timeout is in the ledger before its
 // reply is written, or the reply's timeout is 0.
@@ -20,16 +36,40 @@ type ledger struct {
 	count int
 	drops uint64 // drops so far, over all directories and inodes
 
-	dropped map[uint64]uint64 // inode -> value of drops at its last DropAttr, while requests older than that are in flight
+	dropped map[uint64]uint64 // inode -> value of drops at its last drop, while requests older than that are in flight
 	active  map[uint64]int    // value of drops at a request's start -> requests
+	moving  map[entryName]int // names that a RENAME in flight concerns
+
+	recent [recentMax]handed // ring of the last answers that carried a timeout
+	hands  uint64            // answers so far
+}
+
+type entryName struct {
+	dir  uint64
+	name string
+}
+
+// handed is an answer that carried a timeout: for the attributes of ino, or for names of dir.
+type handed struct {
+	ino, dir uint64
+	at       time.Time
 }
 
 type dirNames struct {
-	until map[string]time.Time // when the kernel's copy runs out by itself
+	until  map[string]time.Time // when the kernel's copy runs out by itself, but for the answer's way
+	looked time.Time            // when a LOOKUP was last answered with a timeout
+	quiet  time.Time            // nothing is handed out with a timeout before
+}
+
+// taken are the names of a directory that a kernel may still hold.
+type taken struct {
+	names  []string
+	until  time.Time // by then all of them have run out
+	looked time.Time
 }
 
 func newLedger() *ledger {
-	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}}
+	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}, moving: map[entryName]int{}}
 }
 
 // begin marks the start of a request; the mark is for offer, fresh and end.
@@ -67,21 +107,29 @@ func (l *ledger) prune() {
 }
 
 // offer records that name of dir is about to be handed out for ttl, in the
-// reply of the request that began at mark, and returns ttl, or 0 if it must not be
-// cached: the directory was dropped since, or the ledger is full.
-func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration) time.Duration {
+// reply of the request that began at mark, and returns the timeout: 0 if it must not be
+// cached, because the directory was dropped since, is shared, or the ledger is full, or the name is being moved.
+func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup bool) time.Duration {
+	ttl = min(ttl, nameTimeoutMax)
 	if ttl <= 0 {
 		return 0
 	}
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.dropped[dir] > mark {
+	if l.dropped[dir] > mark || len(l.moving) > 0 && l.moving[entryName{dir, name}] > 0 {
 		return 0
 	}
 	d := l.dirs[dir]
 	if d == nil {
+		if len(l.dirs) >= dirsMax {
+			return 0
+		}
 		d = &dirNames{until: map[string]time.Time{}}
 		l.dirs[dir] = d
+	}
+	if now.Before(d.quiet) {
+		return 0
 	}
 	if _, known := d.until[name]; !known {
 		if l.count >= ledgerMax {
@@ -89,7 +137,11 @@ func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration) time.Du
 		}
 		l.count++
 	}
-	d.until[name] = time.Now().Add(ttl)
+	d.until[name] = now.Add(ttl)
+	if lookup {
+		d.looked = now
+	}
+	l.hand(handed{dir: dir, at: now})
 	return ttl
 }
 
@@ -98,12 +150,56 @@ func (l *ledger) fresh(mark, ino uint64, ttl time.Duration) time.Duration {
 	if ttl <= 0 {
 		return 0
 	}
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.dropped[ino] > mark {
 		return 0
 	}
+	l.hand(handed{ino: ino, at: now})
 	return ttl
+}
+
+func (l *ledger) hand(h handed) {
+	l.recent[l.hands%recentMax] = h
+	l.hands++
+}
+
+// handedAt is when attributes of ino were last handed out with a timeout, as far as that is remembered: at the latest.
+func (l *ledger) handedAt(ino uint64) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var at time.Time
+	for i := uint64(1); i <= min(l.hands, recentMax); i++ {
+		h := l.recent[(l.hands-i)%recentMax]
+		if h.ino == ino {
+			return h.at
+		}
+		at = h.at
+	}
+	if l.hands <= recentMax {
+		return time.Time{}
+	}
+	return at
+}
+
+// since returns what was handed out at or after t.
+func (l *ledger) since(t time.Time) (inos, dirs map[uint64]bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	inos, dirs = map[uint64]bool{}, map[uint64]bool{}
+	for i := uint64(1); i <= min(l.hands, recentMax); i++ {
+		h := l.recent[(l.hands-i)%recentMax]
+		if h.at.Before(t) {
+			break
+		}
+		if h.ino != 0 {
+			inos[h.ino] = true
+		} else {
+			dirs[h.dir] = true
+		}
+	}
+	return inos, dirs
 }
 
 // drop marks the attributes of ino as dropped for all requests in flight.
@@ -120,28 +216,101 @@ func (l *ledger) dropLocked(ino uint64) {
 	}
 }
 
-// take removes and returns the names of dir that a kernel may still hold, and the
-// latest time at which one of them runs out by itself. From now on nothing of requests in flight is handed out with a timeout.
-func (l *ledger) take(dir uint64) (names []string, until time.Time) {
+// take removes and returns the names of dir that a kernel may still hold. From now on no name of it is handed out with a timeout
+// by requests in flight, nor by others for a while.
+func (l *ledger) take(dir uint64) taken {
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.dropLocked(dir)
 	d := l.dirs[dir]
 	if d == nil {
-		return nil, time.Time{}
-	}
-	now := time.Now()
-	for name, t := range d.until {
-		if t.After(now) {
-			names = append(names, name)
+		if len(l.dirs) < dirsMax {
+			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(sharedQuiet)}
 		}
-		if t.After(until) {
-			until = t
+		return taken{}
+	}
+	t := taken{looked: d.looked}
+	for name, until := range d.until {
+		until = until.Add(arrivalSlack)
+		if until.After(now) {
+			t.names = append(t.names, name)
+		}
+		if until.After(t.until) {
+			t.until = until
 		}
 	}
 	l.count -= len(d.until)
-	delete(l.dirs, dir)
-	return names, until
+	d.until = map[string]time.Time{}
+	d.quietUntil(now.Add(sharedQuiet))
+	return t
+}
+
+func (d *dirNames) quietUntil(t time.Time) {
+	if t.After(d.quiet) {
+		d.quiet = t
+	}
+}
+
+// stalled notes that a revoke of dir had to wait for its names.
+func (l *ledger) stalled(dir uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.dirs[dir]; d != nil {
+		d.quietUntil(time.Now().Add(stalledQuiet))
+	}
+}
+
+// move notes that a RENAME begins: the kernel's entry, with the validity that it has, goes from one name to the other (with
+// exchange, both do), once the reply is there. So what the ledger has of the one is noted of the other now, and until moved is called nothing
+// more is handed out about either.
+func (l *ledger) move(from, to entryName, exchange bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.moving[from]++
+	l.moving[to]++
+	a, b := l.untilOf(from), l.untilOf(to)
+	l.noteUntil(to, a)
+	if exchange {
+		l.noteUntil(from, b)
+	}
+}
+
+// moved is called when the RENAME was done or has failed.
+func (l *ledger) moved(from, to entryName) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range [2]entryName{from, to} {
+		if l.moving[n]--; l.moving[n] <= 0 {
+			delete(l.moving, n)
+		}
+	}
+}
+
+func (l *ledger) untilOf(n entryName) time.Time {
+	if d := l.dirs[n.dir]; d != nil {
+		return d.until[n.name]
+	}
+	return time.Time{}
+}
+
+// noteUntil notes a validity of n, over the ledger's bounds if need be: renames in flight are few.
+func (l *ledger) noteUntil(n entryName, until time.Time) {
+	if until.IsZero() {
+		return
+	}
+	d := l.dirs[n.dir]
+	if d == nil {
+		d = &dirNames{until: map[string]time.Time{}}
+		l.dirs[n.dir] = d
+	}
+	old, known := d.until[n.name]
+	if !known {
+		l.count++
+	}
+	if until.After(old) {
+		d.until[n.name] = until
+	}
 }
 
 // sweep removes what has run out.
@@ -149,13 +318,13 @@ func (l *ledger) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for dir, d := range l.dirs {
-		for name, t := range d.until {
-			if !t.After(now) {
+		for name, until := range d.until {
+			if !until.Add(arrivalSlack).After(now) {
 				delete(d.until, name)
 				l.count--
 			}
 		}
-		if len(d.until) == 0 {
+		if len(d.until) == 0 && !d.quiet.After(now) {
 			delete(l.dirs, dir)
 		}
 	}

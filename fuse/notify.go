@@ -34,11 +34,11 @@ func (n *notifier) close() {
 
 // write sends one notification; code is FUSE_NOTIFY_*, positive on the wire. ENOENT (the kernel does not know the inode or
 // name) and ENOTDIR are the answers "nothing cached", not errors.
-func (n *notifier) write(code int32, body []byte) {
+func (n *notifier) write(code int32, body []byte) error {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if n.closed {
-		return
+		return syscall.ENODEV
 	}
 	head := gofuse.OutHeader{Length: uint32(int(unsafe.Sizeof(gofuse.OutHeader{})) + len(body)), Status: code}
 	buf := append(bytesOf(&head), body...)
@@ -51,7 +51,7 @@ func (n *notifier) write(code int32, body []byte) {
 		default:
 			n.log.Warn("fuse: notification refused by the kernel", "code", code, "error", err)
 		}
-		return
+		return err
 	}
 }
 
@@ -61,9 +61,10 @@ func bytesOf[T any](v *T) []byte {
 }
 
 // invalInode drops pages [off, off+length) (length 0: to the end) and the attributes of
-// ino; with off < 0 the attributes only, which never waits.
-func (n *notifier) invalInode(ino uint64, off, length int64) {
-	n.write(-gofuse.NOTIFY_INVAL_INODE, bytesOf(&gofuse.NotifyInvalInodeOut{Ino: ino, Off: off, Length: length}))
+// ino; with off < 0 the attributes only, which never waits. It reports whether the kernel has an inode ino.
+func (n *notifier) invalInode(ino uint64, off, length int64) (known bool) {
+	err := n.write(-gofuse.NOTIFY_INVAL_INODE, bytesOf(&gofuse.NotifyInvalInodeOut{Ino: ino, Off: off, Length: length}))
+	return err != syscall.ENOENT
 }
 
 // expireEntry makes the kernel look the name up again at its next use, leaving
@@ -71,7 +72,7 @@ func (n *notifier) invalInode(ino uint64, off, length int64) {
 func (n *notifier) expireEntry(dir uint64, name string) {
 	body := bytesOf(&gofuse.NotifyInvalEntryOut{Parent: dir, NameLen: uint32(len(name)), Flags: gofuse.EXPIRE_ONLY})
 	body = append(body, name...)
-	n.write(-gofuse.NOTIFY_INVAL_ENTRY, append(body, 0))
+	_ = n.write(-gofuse.NOTIFY_INVAL_ENTRY, append(body, 0))
 }
 
 // abortConnection makes every request waiting on FUSE connection id fail.

@@ -40,7 +40,6 @@ func (c *conn) Statx(cancel <-chan struct{}, in *gofuse.StatxIn, out *gofuse.Sta
 	if e.AttrCacheable {
 		ttl := c.names.fresh(r.mark, uint64(a.Ino), c.ttl())
 		out.AttrValid, out.AttrValidNsec = uint64(ttl/time.Second), uint32(ttl%time.Second)
-		r.answered.ino = uint64(a.Ino)
 	}
 	return gofuse.OK
 }
@@ -83,7 +82,7 @@ func (c *conn) SetAttr(cancel <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse
 	if err != nil {
 		return c.status(r, err)
 	}
-	c.fillAttrOut(r, &e, out)
+	fillAttr(&e.Attr, &out.Attr) // with timeout 0: the kernel takes them without a look at their age (drop.go)
 	return gofuse.OK
 }
 

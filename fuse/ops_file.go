@@ -16,7 +16,7 @@ func (c *conn) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenO
 	defer c.end(r)
 	r.caller.KillPriv = in.Mode&gofuse.OPEN_KILL_SUIDGID != 0
 	h, info, err := c.fs.Open(r, &r.caller, fs.Ino(in.NodeId), in.Flags)
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
 	return c.status(r, err)
 }
 
@@ -28,7 +28,7 @@ func (c *conn) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, 
 	if err != nil {
 		return c.status(r, err)
 	}
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
 	c.fillEntry(r, in.NodeId, name, &e, &out.EntryOut)
 	return gofuse.OK
 }
@@ -41,7 +41,7 @@ func (c *conn) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.
 		return c.status(r, err)
 	}
 	e.NameCacheable = false // it has no name
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
 	c.fillEntry(r, in.NodeId, "", &e, &out.EntryOut)
 	return gofuse.OK
 }

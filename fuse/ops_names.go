@@ -2,6 +2,7 @@ package fuse
 
 import (
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"dfs/fs"
 	"dfs/internal/errors"
@@ -9,23 +10,25 @@ import (
 
 // Requests about names: lookup, creation, removal, directories.
 
-func (c *conn) String() string                { return "dfs" }
-func (c *conn) SetDebug(bool)                 {}
-func (c *conn) Init(*gofuse.Server)           {}
-func (c *conn) OnUnmount()                    {}
-func (c *conn) Forget(nodeid, nlookup uint64) {} // node ids are inode numbers: nothing to forget
+func (c *conn) String() string      { return "dfs" }
+func (c *conn) SetDebug(bool)       {}
+func (c *conn) Init(*gofuse.Server) {}
+func (c *conn) OnUnmount()          {}
+
+// Forget comes once for an inode, when the kernel lets go of it: the counts add up to all there were.
+func (c *conn) Forget(nodeid, nlookup uint64) { c.fs.Forgotten(fs.Ino(nodeid)) }
+
 func (c *conn) creating(r *inflight, mask uint32) *fs.Caller {
 	r.caller.Umask = mask
 	return &r.caller
 }
 
 func (c *conn) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
-	r := c.begin(cancel, h, "lookup")
+	r := c.begin(cancel, h, opLookup)
 	defer c.end(r)
 	e, err := c.fs.Lookup(r, &r.caller, fs.Ino(h.NodeId), name)
 	if errors.Is(err, errors.KindNotExist) && e.NameCacheable {
-		out.SetEntryTimeout(c.names.offer(r.mark, h.NodeId, name, c.ttl())) // a negative entry: node id 0
-		r.answered.dir = h.NodeId
+		out.SetEntryTimeout(c.names.offer(r.mark, h.NodeId, name, c.ttl(), true)) // a negative entry: node id 0
 		return gofuse.OK
 	}
 	if err != nil {
@@ -60,6 +63,7 @@ func (c *conn) Link(cancel <-chan struct{}, in *gofuse.LinkIn, name string, out 
 	r := c.begin(cancel, &in.InHeader, "link")
 	defer c.end(r)
 	e, err := c.fs.Link(r, &r.caller, fs.Ino(in.Oldnodeid), fs.Ino(in.NodeId), name)
+	e.AttrCacheable = false // the kernel takes them without a look at their age (drop.go)
 	return c.named(r, in.NodeId, name, e, err, out)
 }
 
@@ -87,6 +91,9 @@ func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) go
 func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
 	r := c.begin(cancel, &in.InHeader, "rename")
 	defer c.end(r)
+	from, to := entryName{in.NodeId, oldName}, entryName{in.Newdir, newName}
+	c.names.move(from, to, in.Flags&unix.RENAME_EXCHANGE != 0)
+	defer c.names.moved(from, to)
 	return c.status(r, c.fs.Rename(r, &r.caller, fs.Ino(in.NodeId), oldName, fs.Ino(in.Newdir), newName, in.Flags))
 }
 

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"dfs/fs"
 )
 
 // backgroundContext is the root of every request's context.
 var backgroundContext = context.Background()
+
+// asleepAfter is the time without a look by the watcher after which the process must have been stopped, or
+// the machine suspended. Under a heavy load it may be taken for that by mistake, which costs little.
+const asleepAfter = time.Second
 
 // bootTime is CLOCK_BOOTTIME: it runs while the machine is suspended, too.
 func bootTime() time.Duration {
@@ -21,26 +23,26 @@ func bootTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// watch runs until ctx ends. A jump of the clock between two of its looks
-// means that the process was stopped or the machine suspended: replies written
-// since may carry timeouts that the lease no longer backs, so what the last
-// answers named is dropped. It also sweeps the ledger, and aborts a connection with a stuck request.
+// watch runs until ctx ends: it looks for interrupts, for a time during which nothing ran, for
+// stuck requests, whose connection it aborts, and sweeps the ledger.
 func (c *conn) watch(ctx context.Context, abort func()) {
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
 	last := bootTime()
-	for n := 0; ; n++ {
+	for n := 1; ; n++ {
+		c.looked.Store(int64(time.Since(c.born)))
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		now := bootTime()
-		if now-last > 4*watchTick {
-			c.dropRecent()
+		if gap := now - last; gap > asleepAfter {
+			c.awake(gap)
 		}
 		last = now
-		if n%64 == 63 {
+		c.interrupts()
+		if n%64 == 0 {
 			c.names.sweep(time.Now())
 		}
 		if c.opt.StuckAfter > 0 && c.stuck() {
@@ -50,20 +52,59 @@ func (c *conn) watch(ctx context.Context, abort func()) {
 	}
 }
 
-// dropRecent drops what the last answers named.
-func (c *conn) dropRecent() {
+// lookForSleep is called as a request begins: after a stop it is answered only when what was
+// answered before the stop has been dropped, even if the watcher has not run yet.
+func (c *conn) lookForSleep(now time.Time) {
+	looked := c.looked.Load()
+	gap := now.Sub(c.born) - time.Duration(looked)
+	if looked != 0 && gap > asleepAfter && c.looked.CompareAndSwap(looked, int64(now.Sub(c.born))) {
+		c.awake(gap)
+	}
+}
+
+// awake is called after a time of at least gap during which nothing ran. The kernel counts a timeout from the arrival of the
+// reply, so replies written now, but computed before, may carry validity that the lease no longer backs: what they may have named is
+// dropped now, and again when they have arrived.
+func (c *conn) awake(gap time.Duration) {
+	c.log.Warn("fuse: this process did not run for a while; what the kernel was told last is dropped", "for", gap.Round(time.Millisecond))
+	inos, dirs := c.names.since(time.Now().Add(-gap - asleepAfter))
+	names := map[uint64][]string{}
+	for dir := range dirs {
+		names[dir] = c.names.take(dir).names
+	}
+	attrs := func() {
+		for ino := range inos {
+			c.names.drop(ino)
+			c.notify.invalInode(ino, -1, 0)
+		}
+	}
+	all := func() {
+		attrs()
+		for dir, list := range names {
+			for _, name := range list {
+				c.notify.expireEntry(dir, name)
+			}
+		}
+	}
+	attrs()
+	go all() // the names may wait for requests
+	for _, d := range expireAgain {
+		time.AfterFunc(d, all)
+	}
+}
+
+// interrupts ends the contexts of requests whose callers are being killed, or were interrupted while they wait for a lock.
+func (c *conn) interrupts() {
 	c.mu.Lock()
-	recent := c.recent
+	var list []*inflight
+	for r := range c.inflight {
+		if r.interrupted() {
+			list = append(list, r)
+		}
+	}
 	c.mu.Unlock()
-	dirs := map[uint64]bool{}
-	for _, a := range recent {
-		if a.ino != 0 {
-			c.DropData(fs.Ino(a.ino), 0, 0)
-		}
-		if a.dir != 0 && !dirs[a.dir] {
-			dirs[a.dir] = true
-			c.DropNames(fs.Ino(a.dir))
-		}
+	for _, r := range list {
+		r.poll(beingKilled)
 	}
 }
 

@@ -1,0 +1,105 @@
+package coherence
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"dfs/tests/harness"
+)
+
+// TestMounts shares one cluster and its four mounts among the tests of live sharing.
+func TestMounts(t *testing.T) {
+	c := harness.Start(t, harness.Options{})
+	c.WaitReady()
+	var dirs []string
+	var mounts []*harness.Mount
+	for range 4 {
+		m := c.Mount()
+		mounts = append(mounts, m)
+		dirs = append(dirs, m.Dir)
+	}
+	w := &world{mounts: mounts, dirs: dirs}
+	w.run(t, "matrix", 60*time.Second, testMatrix)
+	w.run(t, "locks", 30*time.Second, testLocks)
+	w.run(t, "pingpong", 30*time.Second, testPingPong)
+	w.run(t, "handover", 30*time.Second, testHandOver)
+	w.run(t, "append", 30*time.Second, testAppend)
+	w.run(t, "unlinked", 30*time.Second, testUnlinked)
+	w.run(t, "names", 40*time.Second, testNames)
+	w.run(t, "fsx", 60*time.Second, testFSX)
+	w.run(t, "tmpfs", 30*time.Second, testMountBelow)
+	w.run(t, "signals", 30*time.Second, testSignals)
+	for _, m := range mounts {
+		m.Unmount()
+	}
+	c.Check()
+}
+
+// world is the cluster that the tests of one run share.
+type world struct {
+	mounts []*harness.Mount
+	dirs   []string
+}
+
+// run runs one test in a new directory of the cluster and ends everything if it is not done within limit: a
+// process stuck in a system call on a mount could not be ended otherwise.
+func (w *world) run(t *testing.T, name string, limit time.Duration, test func(t *testing.T, dirs []string)) {
+	if t.Failed() && os.Getenv("DFS_COHERENCE_ALL") == "" {
+		return
+	}
+	if soak() > 0 {
+		limit += 2 * soak()
+	}
+	t.Run(name, func(t *testing.T) {
+		if err := os.Mkdir(filepath.Join(w.dirs[0], name), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		var dirs []string
+		for _, d := range w.dirs {
+			dirs = append(dirs, filepath.Join(d, name))
+		}
+		done := make(chan struct{})
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			select {
+			case <-done:
+			case <-time.After(limit):
+				buf := make([]byte, 1<<20)
+				t.Errorf("%s is not done after %v: the mounts are killed; goroutines:\n%s", name, limit, buf[:runtime.Stack(buf, true)])
+				for _, m := range w.mounts {
+					m.Kill()
+				}
+			}
+		}()
+		defer func() { close(done); <-stopped }()
+		began := time.Now()
+		test(t, dirs)
+		t.Logf("%s took %v", name, time.Since(began).Round(time.Millisecond))
+	})
+}
+
+// soak is how long a long run shall take; 0 where DFS_SOAK_MINUTES is not set.
+func soak() time.Duration {
+	n, _ := strconv.Atoi(os.Getenv("DFS_SOAK_MINUTES"))
+	return time.Duration(n) * time.Minute
+}
+
+// rounds is n, or many where a long run was asked for.
+func rounds(n, many int) int {
+	if soak() > 0 {
+		return many
+	}
+	return n
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
