@@ -142,6 +142,15 @@ func setID(s *script) {
 			do("O_TRUNC", use(unix.O_RDWR|unix.O_TRUNC, func(int) error { return nil }))
 			do("fallocate", use(unix.O_RDWR, func(fd int) error { return unix.Fallocate(fd, 0, 0, 9000) }))
 			do("punch", use(unix.O_RDWR, func(fd int) error { return unix.Fallocate(fd, 3, 0, 5) }))
+			do("copy_file_range", use(unix.O_RDWR, func(fd int) error {
+				from := s.open("from", unix.O_CREAT|unix.O_RDWR, 0o666)
+				_, err := unix.Pwrite(from, []byte("copied"), 0)
+				if err == nil {
+					_, err = unix.CopyFileRange(from, new(int64), fd, new(int64), 6, 0)
+				}
+				unix.Close(from)
+				return err
+			}))
 			do("chown to the same", func() error { return unix.Chown("f", 1234, 1234) })
 			// (A chown of neither clears set-id bits on a local file system; a FUSE server never hears of it.)
 			do("chgrp", func() error { return unix.Chown("f", -1, uid) })
