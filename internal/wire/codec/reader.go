@@ -73,13 +73,32 @@ func (r *Reader) Bytes() ([]byte, error) {
 		return nil, err
 	}
 	out := make([]byte, n)
-	for off := 0; off < n; {
+	r.fillInto(out)
+	return out, nil
+}
+
+// Into reads a length and as many bytes into dst, and returns how many; ErrMalformed
+// if dst is too short.
+func (r *Reader) Into(dst []byte) (int, error) {
+	n, err := r.length()
+	if err != nil {
+		return 0, err
+	}
+	if n > len(dst) {
+		return 0, ErrMalformed
+	}
+	r.fillInto(dst[:n])
+	return n, nil
+}
+
+// fillInto fills dst; so many bytes are left.
+func (r *Reader) fillInto(dst []byte) {
+	for off := 0; off < len(dst); {
 		r.fill()
-		k := copy(out[off:], r.cur)
+		k := copy(dst[off:], r.cur)
 		r.cur, off = r.cur[k:], off+k
 	}
-	r.left -= n
-	return out, nil
+	r.left -= len(dst)
 }
 
 // length reads a length that the bytes left can satisfy.
