@@ -30,6 +30,7 @@ func TestMounts(t *testing.T) {
 	w.run(t, "append", 30*time.Second, testAppend)
 	w.run(t, "unlinked", 30*time.Second, testUnlinked)
 	w.run(t, "names", 40*time.Second, testNames)
+	w.run(t, "hammer", 60*time.Second, testHammer)
 	w.run(t, "fsx", 60*time.Second, testFSX)
 	w.run(t, "tmpfs", 30*time.Second, testMountBelow)
 	w.run(t, "signals", 30*time.Second, testSignals)

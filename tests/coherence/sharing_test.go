@@ -348,7 +348,7 @@ func testFSX(t *testing.T, dirs []string) {
 	}
 	t.Logf("DFS_SEED=%d replays it", seed)
 	const sizeMax = 64 << 10
-	for _, run := range []struct{ ops, stay int }{{rounds(1500, 1_000_000), 1}, {rounds(18_500, 1_000_000), 60}} {
+	for _, run := range []struct{ ops, stay int }{{rounds(1000, 1_000_000), 1}, {rounds(19_000, 1_000_000), 60}} {
 		x := &fsx{t: t, r: rand.New(rand.NewSource(seed)), limit: sizeMax, stay: run.stay}
 		for _, d := range dirs[:2] {
 			fd, err := unix.Open(filepath.Join(d, fmt.Sprintf("fsx%d", run.stay)), unix.O_RDWR|unix.O_CREAT, 0o666)
