@@ -68,7 +68,11 @@ func (a *applier) die(err error) {
 
 // apply applies one entry and returns its answer.
 func (a *applier) apply(l *raft.Log) *blockstore.Result {
-	if !a.gate.enter(l.Index, &a.exclusive) || a.dead.Load() != nil {
+	entered := a.gate.enter(l.Index, &a.exclusive)
+	if !entered || a.dead.Load() != nil {
+		if entered {
+			a.exclusive.Unlock()
+		}
 		<-a.closing
 		return &blockstore.Result{Index: l.Index, Err: errStopped}
 	}

@@ -116,7 +116,15 @@ func (n *Node) commitOwn() error {
 	if err != nil {
 		return err
 	}
-	if err := r.Apply(nil, n.limits.ProposeWait).Error(); err != nil {
+	f := r.Apply(nil, n.limits.ProposeWait)
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }() // ends with raft at the latest
+	select {
+	case err = <-done:
+	case <-n.closing: // and before raft is ended, which nothing may keep from happening
+		return errors.New(errors.KindUnavailable, "this node is shutting down")
+	}
+	if err != nil {
 		return n.proposeError(err)
 	}
 	return nil
