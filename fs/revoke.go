@@ -12,7 +12,7 @@ import (
 
 var _ lockserver.RevokePreparer = (*Server)(nil)
 
-// Giving a lock up. Nothing here takes a lock of the cluster or an ilock. Steps (design, section 7):
+// Giving a lock up. Nothing here takes a lock of the cluster or an ilock. Steps:
 //
 //  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges read or written
 //     are noted. Operations that wait for a pin and that the mode held allows are admitted without one (a read through a writable handle, that

@@ -8,7 +8,7 @@
 // survive a leader is told again by the clients (claims) or stands in the
 // replicated state machine (writers, inode ranges, epochs).
 //
-// Rules, in short (DESIGN sections 2 and 5): a session that is given up for dead is
+// Rules, in short (docs/architecture.md has them in full): a session that is given up for dead is
 // fenced in the replicated log AND its lease is over before any of its locks
 // goes to another; a client looks at its own lease when it answers, not when the request
 // began; grants, revokes and releases carry an epoch and a number and only the current one counts.
