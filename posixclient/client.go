@@ -7,11 +7,16 @@
 // A call that changes something returns once the change is durable on a
 // majority of the nodes; every later call of any client or mount sees it.
 // Errors are *os.PathError and *os.LinkError around a syscall.Errno, so
-// errors.Is(err, fs.ErrNotExist) and errors.Is(err, syscall.ENOTEMPTY) work. When the node in use
+// errors.Is(err, fs.ErrNotExist) and errors.Is(err, syscall.ENOTEMPTY) work; where a
+// context ended, errors.Is(err, context.Canceled) or DeadlineExceeded, too. When the node in use
 // fails, the client goes on with another, and open files with it. A call
 // of unknown outcome that is not idempotent (exclusive create, append, rename,
 // link, remove, mkdir) is then told as an error (EIO), never repeated. Contexts bound every wait:
 // see WithContext. All methods are safe for concurrent use.
+//
+// An open file is opened again on another node by its inode number, with the permissions as they
+// are then. One without a name (unlinked, or made with O_TMPFILE) lives only as long as somebody
+// has it open: if the node that had it open dies, it is gone, and calls say so (ENOENT or ESTALE).
 package posixclient
 
 import (
@@ -98,7 +103,8 @@ func pathError(op, path string, err error) error {
 // that an errno says too little about.
 func posix(err error) error {
 	no := errors.Errno(err)
-	if no == syscall.EIO || no == syscall.ETIMEDOUT {
+	switch no {
+	case syscall.EIO, syscall.ETIMEDOUT, syscall.EINTR, syscall.EBADF, syscall.EMFILE, syscall.EINVAL, syscall.ESTALE:
 		var de *errors.Error
 		if stderrors.As(err, &de) && de.Text != "" {
 			return &textErrno{no, de}
@@ -114,8 +120,9 @@ type textErrno struct {
 }
 
 func (e *textErrno) Error() string        { return e.no.Error() + ": " + e.err.Error() }
-func (e *textErrno) Is(target error) bool { return target == e.no }
+func (e *textErrno) Is(target error) bool { return target == e.no || e.no.Is(target) }
 func (e *textErrno) Unwrap() error        { return e.err }
+func (e *textErrno) Timeout() bool        { return e.no.Timeout() }
 
 // Stat follows symlinks.
 func (c *Client) Stat(path string) (os.FileInfo, error) { return c.stat("stat", path, true) }
@@ -133,75 +140,144 @@ func (c *Client) stat(op, path string, follow bool) (os.FileInfo, error) {
 
 // Mkdir makes a directory.
 func (c *Client) Mkdir(path string, perm os.FileMode) error {
-	return pathError("mkdir", path, c.inParent(path, "mkdir "+path, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-		_, err := a.files.Mkdir(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir, Name: name, Mode: unixMode(perm)})
-		return err
-	}))
+	p, err := c.parent(path)
+	if err == nil && !p.normal() {
+		err = errors.Of(errors.KindExist)
+	}
+	if err == nil {
+		err = c.change("mkdir "+path, func(ctx context.Context, files filepb.FilesClient) error {
+			_, err := files.Mkdir(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: unixMode(perm)})
+			return err
+		})
+	}
+	return pathError("mkdir", path, err)
 }
 
 // MkdirAll makes a directory and what is missing above it.
 func (c *Client) MkdirAll(path string, perm os.FileMode) error {
-	for _, prefix := range prefixes(path) {
-		if err := c.Mkdir(prefix, perm); err != nil && !stderrors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
 	info, err := c.Stat(path)
+	if err != nil {
+		for _, prefix := range prefixes(path) {
+			if err := c.Mkdir(prefix, perm); err != nil && !c.isDir(prefix) {
+				if stderrors.Is(err, os.ErrExist) {
+					err = &os.PathError{Op: "mkdir", Path: prefix, Err: syscall.ENOTDIR}
+				}
+				return err
+			}
+		}
+		info, err = c.Stat(path)
+	}
 	if err == nil && !info.IsDir() {
 		err = &os.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
 	}
 	return err
 }
 
+func (c *Client) isDir(path string) bool {
+	info, err := c.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // Symlink makes path a symbolic link to target.
 func (c *Client) Symlink(target, path string) error {
-	return linkError("symlink", target, path, c.inParent(path, "symlink "+path, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-		_, err := a.files.Symlink(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir, Name: name, Target: []byte(target)})
-		return err
-	}))
+	p, err := c.newName(path)
+	if err == nil {
+		err = c.change("symlink "+path, func(ctx context.Context, files filepb.FilesClient) error {
+			_, err := files.Symlink(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Target: []byte(target)})
+			return err
+		})
+	}
+	return linkError("symlink", target, path, err)
 }
 
 // Mknod makes a FIFO, socket or device node: mode as mknod(2) takes it.
 func (c *Client) Mknod(path string, mode, dev uint32) error {
-	return pathError("mknod", path, c.inParent(path, "mknod "+path, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-		_, err := a.files.Mknod(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir, Name: name, Mode: mode, Rdev: dev})
-		return err
-	}))
+	p, err := c.newName(path)
+	if err == nil {
+		err = c.change("mknod "+path, func(ctx context.Context, files filepb.FilesClient) error {
+			_, err := files.Mknod(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: mode, Rdev: dev})
+			return err
+		})
+	}
+	return pathError("mknod", path, err)
 }
 
 // Link gives the file at path one more name. A symlink at path is not followed.
 func (c *Client) Link(path, newPath string) error {
 	old, err := c.resolve(path, false)
 	if err == nil {
-		err = c.inParent(newPath, "link "+newPath, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-			_, err := a.files.Link(ctx, &filepb.LinkRequest{Caller: c.caller(), Ino: old.GetIno(), Dir: dir, Name: name})
-			return err
-		})
+		err = c.link(old.GetIno(), newPath)
 	}
 	return linkError("link", path, newPath, err)
 }
 
-// Unlink removes a name that is no directory.
-func (c *Client) Unlink(path string) error {
-	return pathError("unlink", path, c.inParent(path, "unlink "+path, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-		_, err := a.files.Unlink(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: dir, Name: name})
+func (c *Client) link(ino uint64, newPath string) error {
+	p, err := c.newName(newPath)
+	if err != nil {
 		return err
-	}))
+	}
+	return c.change("link "+newPath, func(ctx context.Context, files filepb.FilesClient) error {
+		_, err := files.Link(ctx, &filepb.LinkRequest{Caller: c.caller(), Ino: ino, Dir: p.dir, Name: []byte(p.name)})
+		return err
+	})
+}
+
+// Unlink removes a name that is no directory.
+func (c *Client) Unlink(path string) error { return pathError("unlink", path, c.unlink(path)) }
+
+func (c *Client) unlink(path string) error {
+	p, err := c.parent(path)
+	if err != nil {
+		return err
+	}
+	if !p.normal() {
+		return errors.Of(errors.KindIsDir)
+	}
+	if p.slash {
+		attr, err := c.lookup(p.dir, p.name)
+		switch {
+		case err != nil:
+			return err
+		case isDir(attr):
+			return errors.Of(errors.KindIsDir)
+		}
+		return errors.Of(errors.KindNotDir)
+	}
+	return c.change("unlink "+path, func(ctx context.Context, files filepb.FilesClient) error {
+		_, err := files.Unlink(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name)})
+		return err
+	})
 }
 
 // Rmdir removes an empty directory.
-func (c *Client) Rmdir(path string) error {
-	return pathError("rmdir", path, c.inParent(path, "rmdir "+path, func(ctx context.Context, a *attachment, dir uint64, name []byte) error {
-		_, err := a.files.Rmdir(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: dir, Name: name})
+func (c *Client) Rmdir(path string) error { return pathError("rmdir", path, c.rmdir(path)) }
+
+func (c *Client) rmdir(path string) error {
+	p, err := c.parent(path)
+	if err != nil {
 		return err
-	}))
+	}
+	switch p.name {
+	case ".":
+		return errors.Of(errors.KindInvalid)
+	case "..":
+		return errors.Of(errors.KindNotEmpty)
+	case "/":
+		return errors.Of(errors.KindBusy)
+	}
+	return c.change("rmdir "+path, func(ctx context.Context, files filepb.FilesClient) error {
+		_, err := files.Rmdir(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name)})
+		return err
+	})
 }
 
 // Remove removes a file or an empty directory.
 func (c *Client) Remove(path string) error {
 	err := c.Unlink(path)
 	if stderrors.Is(err, syscall.EISDIR) || stderrors.Is(err, syscall.EPERM) {
-		err = c.Rmdir(path)
+		if rerr := c.Rmdir(path); !stderrors.Is(rerr, syscall.ENOTDIR) {
+			return rerr
+		}
 	}
 	return err
 }
@@ -238,14 +314,35 @@ func (c *Client) Rename(path, newPath string) error { return c.Rename2(path, new
 
 // Rename2 is Rename with flags.
 func (c *Client) Rename2(path, newPath string, flags uint32) error {
-	dir, name, err := c.parent(path)
-	if err == nil {
-		err = c.inParent(newPath, "rename "+path, func(ctx context.Context, a *attachment, newDir uint64, newName []byte) error {
-			_, err := a.files.Rename(ctx, &filepb.RenameRequest{Caller: c.caller(), Dir: dir, Name: []byte(name), NewDir: newDir, NewName: newName, Flags: flags})
-			return err
-		})
+	return linkError("rename", path, newPath, c.rename(path, newPath, flags))
+}
+
+func (c *Client) rename(path, newPath string, flags uint32) error {
+	from, err := c.parent(path)
+	if err != nil {
+		return err
 	}
-	return linkError("rename", path, newPath, err)
+	to, err := c.parent(newPath)
+	if err != nil {
+		return err
+	}
+	if !from.normal() || !to.normal() {
+		return errors.Of(errors.KindBusy)
+	}
+	if from.slash || to.slash {
+		attr, err := c.lookup(from.dir, from.name)
+		if err != nil {
+			return err
+		}
+		if !isDir(attr) {
+			return errors.Of(errors.KindNotDir)
+		}
+	}
+	return c.change("rename "+path, func(ctx context.Context, files filepb.FilesClient) error {
+		_, err := files.Rename(ctx, &filepb.RenameRequest{Caller: c.caller(), Dir: from.dir, Name: []byte(from.name),
+			NewDir: to.dir, NewName: []byte(to.name), Flags: flags})
+		return err
+	})
 }
 
 func linkError(op, path, newPath string, err error) error {
@@ -348,10 +445,19 @@ func (c *Client) Access(path string, mask uint32) error {
 
 // Sync makes everything done through this client's node durable.
 func (c *Client) Sync() error {
-	return c.conn.call(c.ctx, true, "sync", func(ctx context.Context, a *attachment) error {
+	err := c.conn.call(c.ctx, true, "sync", func(ctx context.Context, a *attachment) error {
 		_, err := a.files.SyncAll(ctx, &filepb.Empty{})
 		return err
 	})
+	return syscallError("sync", err)
+}
+
+// syscallError wraps the error of a call that names no path.
+func syscallError(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.SyscallError{Syscall: op, Err: posix(err)}
 }
 
 // Usage is the space of the file system, in bytes.
@@ -364,5 +470,5 @@ func (c *Client) StatFS() (u Usage, err error) {
 		u = Usage{Total: r.GetBlocks() * 4096, Free: r.GetFree() * 4096, Available: r.GetAvail() * 4096}
 		return err
 	})
-	return u, err
+	return u, syscallError("statfs", err)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // attachWait bounds one attempt to reach one node.
-const attachWait = 3 * time.Second
+const attachWait = 5 * time.Second
 
 // retryPause is the pause between two rounds over all nodes.
 const retryPause = 200 * time.Millisecond
@@ -25,6 +25,7 @@ type conn struct {
 	addrs []string
 	id    []byte // this client's secret name
 	wait  time.Duration
+	turn  gate // held by who searches a node
 
 	mu      sync.Mutex
 	current *attachment
@@ -32,63 +33,131 @@ type conn struct {
 	closed  bool
 }
 
-// attachment is a live Attach stream to one node. Handles belong to it.
+// attachment is a live Attach stream to one node.
 type attachment struct {
-	addr  string
-	cc    *grpc.ClientConn
-	files filepb.FilesClient
-	node  string
-	stop  context.CancelFunc
-	dead  chan struct{} // closed when the stream broke
+	addr        string
+	cc          *grpc.ClientConn
+	files       filepb.FilesClient
+	incarnation string // of the file service: handles belong to it
+	stop        context.CancelFunc
+	dead        chan struct{} // closed when the stream broke
 }
 
+// gate is a mutex that can be waited for with a context.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g gate) leave() { <-g }
+
 func newConn(addrs []string, wait time.Duration) *conn {
-	c := &conn{addrs: addrs, id: make([]byte, 16), wait: wait}
+	c := &conn{addrs: addrs, id: make([]byte, 16), wait: wait, turn: newGate()}
 	_, _ = rand.Read(c.id) // never fails: crypto/rand
 	return c
 }
 
-// get returns a live attachment, searching a node until ctx ends or the client's wait is over (KindUnavailable).
-func (c *conn) get(ctx context.Context) (*attachment, error) {
+// live returns the attachment in use, nil if there is none.
+func (c *conn) live() (*attachment, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errors.New(errors.KindBadHandle, "the client is closed")
 	}
-	if c.current != nil {
-		select {
-		case <-c.current.dead:
-			c.current.close()
-			c.current = nil
-		default:
-			return c.current, nil
-		}
+	if c.current != nil && c.current.isDead() {
+		c.current.close()
+		c.current = nil
 	}
+	return c.current, nil
+}
+
+// get returns a live attachment, searching a node until ctx ends or the client's wait is over (KindUnavailable).
+func (c *conn) get(ctx context.Context) (*attachment, error) {
+	if a, err := c.live(); a != nil || err != nil {
+		return a, err
+	}
+	search := ctx
 	if c.wait > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.wait)
+		search, cancel = context.WithTimeout(ctx, c.wait)
 		defer cancel()
 	}
-	var last error
+	last := error(nil)
+	if err := c.turn.enter(search); err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	defer c.turn.leave()
 	for {
 		for range c.addrs {
-			addr := c.addrs[c.next%len(c.addrs)]
-			a, err := c.attach(ctx, addr)
+			if a, err := c.live(); a != nil || err != nil {
+				return a, err
+			}
+			a, err := c.attach(search, c.addr())
 			if err == nil {
-				c.current = a
-				return a, nil
+				return c.use(a)
+			}
+			if search.Err() != nil {
+				return nil, c.unreachable(ctx, firstOf(last, err))
 			}
 			last = err
-			c.next++
 		}
 		select {
-		case <-ctx.Done():
-			return nil, errors.New(errors.KindUnavailable, "no file service of the nodes %v answers (the last said: %w); check that they run and that a majority of them is up (dfs status)", c.addrs, last)
+		case <-search.Done():
+			return nil, c.unreachable(ctx, last)
 		case <-time.After(retryPause):
 		}
 	}
 }
 
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// addr is the address to try now; the next call gives the next one.
+func (c *conn) addr() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	addr := c.addrs[c.next%len(c.addrs)]
+	c.next++
+	return addr
+}
+
+func (c *conn) use(a *attachment) (*attachment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		a.close()
+		return nil, errors.New(errors.KindBadHandle, "the client is closed")
+	}
+	c.current = a
+	return a, nil
+}
+
+// unreachable is the error of a search that found no node: of the context, if that ended it.
+func (c *conn) unreachable(ctx context.Context, last error) error {
+	if err := ctx.Err(); err != nil {
+		return errors.New(errors.KindOf(err), "searching a node of %v: %w", c.addrs, err)
+	}
+	return errors.New(errors.KindUnavailable, "no file service of the nodes %v answers (the last said: %w); check that they run and that a majority of them is up (dfs status)", c.addrs, last)
+}
+
+// attach opens the client's session on the node at addr.
 func (c *conn) attach(ctx context.Context, addr string) (*attachment, error) {
 	cc, err := grpc.NewClient(addr, cluster.DialOptions(nil, nil)...)
 	if err != nil {
@@ -96,35 +165,56 @@ func (c *conn) attach(ctx context.Context, addr string) (*attachment, error) {
 	}
 	life, stop := context.WithCancel(context.Background())
 	a := &attachment{addr: addr, cc: cc, files: filepb.NewFilesClient(cc), stop: stop, dead: make(chan struct{})}
-	first := make(chan error, 1)
-	go func() {
-		defer close(a.dead)
-		stream, err := a.files.Attach(life, &filepb.AttachRequest{Client: c.id})
-		if err != nil {
-			first <- err
-			return
-		}
-		answer, err := stream.Recv()
-		a.node = answer.GetNode()
-		first <- err
-		for err == nil {
-			_, err = stream.Recv()
-		}
-	}()
+	first := make(chan attached, 1)
+	go a.listen(life, c.id, first)
 	timer := time.NewTimer(attachWait)
 	defer timer.Stop()
+	var got attached
 	select {
-	case err = <-first:
+	case got = <-first:
 	case <-timer.C:
-		err = errors.New(errors.KindTimeout, "%s did not answer within %s", addr, attachWait)
+		got.err = errors.New(errors.KindTimeout, "%s did not answer within %s", addr, attachWait)
 	case <-ctx.Done():
-		err = ctx.Err()
+		got.err = errors.New(errors.KindOf(ctx.Err()), "%s did not answer in time: %w", addr, ctx.Err())
 	}
-	if err != nil {
+	if got.err != nil {
 		a.close()
-		return nil, err
+		return nil, got.err
 	}
+	a.incarnation = got.incarnation
 	return a, nil
+}
+
+// attached is the first answer of an Attach stream.
+type attached struct {
+	incarnation string
+	err         error
+}
+
+// listen keeps the Attach stream until it breaks; calls that are under way then end, too.
+func (a *attachment) listen(life context.Context, id []byte, first chan<- attached) {
+	stream, err := a.files.Attach(life, &filepb.AttachRequest{Client: id})
+	if err == nil {
+		var answer *filepb.AttachResponse
+		answer, err = stream.Recv()
+		first <- attached{string(answer.GetIncarnation()), err}
+	} else {
+		first <- attached{err: err}
+	}
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	close(a.dead)
+	_ = a.cc.Close()
+}
+
+func (a *attachment) isDead() bool {
+	select {
+	case <-a.dead:
+		return true
+	default:
+		return false
+	}
 }
 
 func (a *attachment) close() {
@@ -139,7 +229,6 @@ func (c *conn) failed(a *attachment) {
 	if c.current == a {
 		a.close()
 		c.current = nil
-		c.next++
 	}
 }
 
@@ -153,31 +242,65 @@ func (c *conn) close() {
 	}
 }
 
-// lost reports whether err says that the node, not the file system, failed.
+// lost reports whether err, of a call whose context lives, says that the node, not the file system, failed.
 func lost(err error) bool {
 	switch errors.KindOf(err) {
-	case errors.KindUnavailable, errors.KindNotLeader, errors.KindSessionEnded, errors.KindDeadWriter:
+	case errors.KindUnavailable, errors.KindNotLeader, errors.KindSessionEnded, errors.KindDeadWriter,
+		errors.KindInterrupted: // the connection was given up
 		return true
 	}
 	return false
 }
 
 // call runs f on a live attachment. An idempotent call is repeated on another
-// node when one fails; another's outcome is then unknown, and that is told
+// node when one fails, for at most the client's wait; another's outcome is then unknown, and that is told
 // (KindIO), never silently repeated.
 func (c *conn) call(ctx context.Context, idempotent bool, what string, f func(ctx context.Context, a *attachment) error) error {
-	for {
+	started := time.Now()
+	for tries := 1; ; tries++ {
 		a, err := c.get(ctx)
 		if err != nil {
 			return err
 		}
 		err = f(ctx, a)
-		if err == nil || !lost(err) || ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return nil
+		case over(ctx, err):
+			return ended(ctx, what, idempotent)
+		case !lost(err):
 			return err
 		}
 		c.failed(a)
-		if !idempotent {
+		switch {
+		case !idempotent:
 			return errors.New(errors.KindIO, "%s: node %s failed before it answered, so whether it was done is unknown: look, then decide (%w)", what, a.addr, err)
+		case c.wait > 0 && time.Since(started) > c.wait:
+			return errors.New(errors.KindUnavailable, "%s: no node could do it within %s: %w", what, c.wait, err)
+		}
+		if tries%len(c.addrs) != 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ended(ctx, what, idempotent)
+		case <-time.After(retryPause):
 		}
 	}
+}
+
+// over reports whether ctx has ended. gRPC tells of a deadline a moment before the context does.
+func over(ctx context.Context, err error) bool {
+	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, errors.KindTimeout) && time.Until(deadline) < time.Second {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
+}
+
+// ended is the error of a call whose context ended first.
+func ended(ctx context.Context, what string, idempotent bool) error {
+	if idempotent {
+		return errors.New(errors.KindOf(ctx.Err()), "%s: %w", what, ctx.Err())
+	}
+	return errors.New(errors.KindOf(ctx.Err()), "%s: whether it was done is unknown: %w", what, ctx.Err())
 }

@@ -89,7 +89,7 @@ func (c *Client) ReadDir(path string) ([]os.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	list, err := f.ReadDir(-1)
 	slices.SortFunc(list, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return list, err
@@ -100,46 +100,51 @@ func (f *File) ReadDir(n int) ([]os.DirEntry, error) {
 	if !f.dir {
 		return nil, &os.PathError{Op: "readdir", Path: f.path, Err: syscall.ENOTDIR}
 	}
+	if err := f.position.enter(f.c.ctx); err != nil {
+		return nil, pathError("readdir", f.path, err)
+	}
+	defer f.position.leave()
+	if err := f.alive(); err != nil {
+		return nil, pathError("readdir", f.path, err)
+	}
 	var list []os.DirEntry
-	for n <= 0 || len(list) < n {
-		f.mu.Lock()
-		cookie, ended := f.cookie, f.ended
-		f.mu.Unlock()
-		if ended {
-			break
+	for !f.ended && (n <= 0 || len(list) < n) {
+		most := 0 // as many as the node gives
+		if n > 0 {
+			most = n - len(list)
 		}
-		var r *filepb.ReadDirResponse
-		err := f.call(true, "readdir", func(ctx context.Context, a *attachment, h *filepb.Handle) (err error) {
-			r, err = a.files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: cookie, Plus: true, Max: uint32(max(0, n-len(list)+2))})
-			return err
-		})
+		entries, end, err := f.readDirSome(most)
 		if err != nil {
 			return list, pathError("readdir", f.path, err)
 		}
-		for _, e := range r.GetEntries() {
-			name := string(e.GetName())
-			if name != "." && name != ".." {
-				if n > 0 && len(list) == n {
-					break
-				}
-				attr := e.GetAttr()
-				if attr == nil {
-					attr = &filepb.Attr{Ino: e.GetIno(), Mode: e.GetType()}
-				}
-				list = append(list, dirEntry{fileInfo{name, attr}})
+		for _, e := range entries {
+			f.cookie = e.GetCookie()
+			if name := string(e.GetName()); name != "." && name != ".." {
+				list = append(list, dirEntry{fileInfo{name, attrOf(e)}})
 			}
-			cookie = e.GetCookie()
 		}
-		f.mu.Lock()
-		f.cookie = cookie
-		f.ended = r.GetEnd() && (n <= 0 || len(list) < n)
-		f.mu.Unlock()
-		if len(r.GetEntries()) == 0 {
-			break
-		}
+		f.ended = end || len(entries) == 0
 	}
 	if n > 0 && len(list) == 0 {
 		return nil, io.EOF
 	}
 	return list, nil
+}
+
+// readDirSome asks for the entries behind the cookie, at most most of them if that is not 0.
+func (f *File) readDirSome(most int) (entries []*filepb.DirEntry, end bool, err error) {
+	err = f.call(true, "readdir", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
+		r, err := a.files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: f.cookie, Plus: true, Max: uint32(min(most, 1<<20))})
+		entries, end = r.GetEntries(), r.GetEnd()
+		return err
+	})
+	return entries, end, err
+}
+
+// attrOf gives an entry's attributes; without them at least its inode and type.
+func attrOf(e *filepb.DirEntry) *filepb.Attr {
+	if attr := e.GetAttr(); attr != nil {
+		return attr
+	}
+	return &filepb.Attr{Ino: e.GetIno(), Mode: e.GetType()}
 }

@@ -6,10 +6,17 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"dfs/internal/errors"
 	"dfs/internal/wire/filepb"
 )
+
+// closeWait bounds what Close waits for a node's answer, even if the file's context is over.
+const closeWait = 10 * time.Second
+
+// oTmpfile is the bit of O_TMPFILE beside O_DIRECTORY.
+const oTmpfile = 0x400000
 
 // File is an open file or directory. It survives the failure of the node it
 // was opened on: it is opened again on another, by inode number.
@@ -20,13 +27,16 @@ type File struct {
 	flags uint32 // as opened, less O_CREAT, O_EXCL, O_TRUNC
 	dir   bool
 
-	mu     sync.Mutex
-	at     *attachment // where number is valid
-	number uint64
-	off    int64
-	cookie uint64 // of directories
-	ended  bool   // of directories
-	closed bool
+	opening  gate // held while it is opened again
+	position gate // held by who moves off or cookie
+
+	mu      sync.Mutex
+	numbers map[string]uint64 // of the open file, by the incarnation of the file service that gave it
+	closed  bool
+
+	off    int64  // guarded by position
+	cookie uint64 // of directories, guarded by position
+	ended  bool   // of directories, guarded by position
 }
 
 var (
@@ -39,8 +49,11 @@ var (
 // reopenFlags are the flags that a file keeps when it is opened again.
 const reopenFlags = ^uint32(syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC)
 
-// Open opens path with O_* flags; perm is for a file that O_CREAT makes. O_DIRECTORY, O_NOFOLLOW,
-// O_APPEND, O_EXCL, O_TRUNC, O_SYNC and O_DSYNC mean what they do in open(2).
+// createTries bounds how often O_CREAT looks again when others make and remove the name meanwhile.
+const createTries = 100
+
+// Open opens path with O_* flags; perm is for a file that O_CREAT or O_TMPFILE makes. O_DIRECTORY, O_NOFOLLOW,
+// O_APPEND, O_EXCL, O_TRUNC, O_TMPFILE, O_SYNC and O_DSYNC mean what they do in open(2).
 func (c *Client) Open(path string, flags int, perm os.FileMode) (*File, error) {
 	f, err := c.open(path, uint32(flags), perm)
 	if err != nil {
@@ -49,30 +62,40 @@ func (c *Client) Open(path string, flags int, perm os.FileMode) (*File, error) {
 	return f, nil
 }
 
+func (c *Client) newFile(path string, flags uint32) *File {
+	return &File{c: c, path: path, flags: flags & reopenFlags, opening: newGate(), position: newGate(), numbers: map[string]uint64{}}
+}
+
 func (c *Client) open(path string, flags uint32, perm os.FileMode) (*File, error) {
-	if flags&syscall.O_CREAT != 0 {
-		f, err := c.create(path, flags, perm)
-		if !errors.Is(err, errors.KindExist) || flags&syscall.O_EXCL != 0 {
-			return f, err
-		}
+	switch {
+	case flags&oTmpfile != 0:
+		return c.tmpfile(path, flags, perm)
+	case flags&syscall.O_CREAT != 0:
+		return c.create(path, flags, perm)
 	}
 	attr, err := c.resolve(path, flags&syscall.O_NOFOLLOW == 0)
 	if err != nil {
 		return nil, err
 	}
-	isDir := attr.GetMode()&syscall.S_IFMT == syscall.S_IFDIR
+	return c.openFound(path, attr, flags)
+}
+
+// openFound opens the inode that path led to.
+func (c *Client) openFound(path string, attr *filepb.Attr, flags uint32) (*File, error) {
 	switch {
-	case attr.GetMode()&syscall.S_IFMT == syscall.S_IFLNK:
-		return nil, errors.Of(errors.KindLoop)
-	case flags&syscall.O_DIRECTORY != 0 && !isDir:
+	case flags&syscall.O_DIRECTORY != 0 && !isDir(attr):
 		return nil, errors.Of(errors.KindNotDir)
-	case isDir && (flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&syscall.O_CREAT != 0):
+	case isLink(attr):
+		return nil, errors.Of(errors.KindLoop)
+	case isDir(attr) && (flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&(syscall.O_CREAT|syscall.O_TRUNC) != 0):
 		return nil, errors.Of(errors.KindIsDir)
 	}
-	f := &File{c: c, path: path, ino: attr.GetIno(), flags: flags & reopenFlags, dir: isDir}
+	f := c.newFile(path, flags)
+	f.ino, f.dir = attr.GetIno(), isDir(attr)
 	// Truncating twice is truncating once, so the first open is idempotent, too.
-	err = c.conn.call(c.ctx, true, "open "+path, func(ctx context.Context, a *attachment) error {
-		return f.openOn(ctx, a, flags&^uint32(syscall.O_CREAT|syscall.O_EXCL), false)
+	err := c.conn.call(c.ctx, true, "open "+path, func(ctx context.Context, a *attachment) error {
+		_, err := f.openOn(ctx, a, flags&^uint32(syscall.O_CREAT|syscall.O_EXCL), false)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -80,25 +103,57 @@ func (c *Client) open(path string, flags uint32, perm os.FileMode) (*File, error
 	return f, nil
 }
 
-// create makes the file; KindExist where it is there already.
+// create opens with O_CREAT: the file that is there, behind symlinks too, or a new one.
 func (c *Client) create(path string, flags uint32, perm os.FileMode) (*File, error) {
-	f := &File{c: c, path: path, flags: flags & reopenFlags}
+	if flags&syscall.O_DIRECTORY != 0 {
+		return nil, errors.Of(errors.KindInvalid)
+	}
 	exclusive := flags&syscall.O_EXCL != 0
-	dir, name, err := c.parent(path)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.lookup(dir, name); err == nil {
-		return nil, errors.Of(errors.KindExist)
-	}
-	err = c.conn.call(c.ctx, !exclusive, "create "+path, func(ctx context.Context, a *attachment) error {
-		r, err := a.files.Create(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir, Name: []byte(name), Mode: unixMode(perm),
-			Flags: flags | syscall.O_EXCL, Client: c.conn.id})
+	at, links := path, 0
+	for range createTries {
+		p, err := c.parent(at)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		f.at, f.number, f.ino = a, r.GetNumber(), r.GetAttr().GetIno()
-		return nil
+		if !p.normal() || p.slash {
+			return nil, errors.Of(errors.KindIsDir)
+		}
+		attr, err := c.lookup(p.dir, p.name)
+		switch {
+		case errors.Is(err, errors.KindNotExist):
+			f, err := c.createAt(path, p, flags, perm)
+			if exclusive || !errors.Is(err, errors.KindExist) {
+				return f, err
+			}
+		case err != nil:
+			return nil, err
+		case exclusive:
+			return nil, errors.Of(errors.KindExist)
+		case isLink(attr) && flags&syscall.O_NOFOLLOW == 0:
+			if links++; links > symlinksMax {
+				return nil, errors.Of(errors.KindLoop)
+			}
+			if at, err = c.readlink(attr.GetIno()); err != nil {
+				return nil, err
+			}
+			if at[:1] != "/" {
+				at = p.path + at
+			}
+		default:
+			return c.openFound(path, attr, flags)
+		}
+	}
+	return nil, errors.New(errors.KindAgain, "%s comes and goes all the time", path)
+}
+
+// createAt makes the file; KindExist where it is there already.
+func (c *Client) createAt(path string, p place, flags uint32, perm os.FileMode) (*File, error) {
+	f := c.newFile(path, flags)
+	// Without O_EXCL a second try finds what a first one made and opens it.
+	err := c.conn.call(c.ctx, flags&syscall.O_EXCL == 0, "create "+path, func(ctx context.Context, a *attachment) error {
+		r, err := a.files.Create(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: unixMode(perm),
+			Flags: flags | syscall.O_EXCL, Client: c.conn.id})
+		return f.made(a, r, err)
 	})
 	if err != nil {
 		return nil, err
@@ -106,8 +161,42 @@ func (c *Client) create(path string, flags uint32, perm os.FileMode) (*File, err
 	return f, nil
 }
 
-// openOn opens the file's inode on attachment a.
-func (f *File) openOn(ctx context.Context, a *attachment, flags uint32, again bool) error {
+// tmpfile makes a file without a name in the directory at path.
+func (c *Client) tmpfile(path string, flags uint32, perm os.FileMode) (*File, error) {
+	if flags&syscall.O_ACCMODE == syscall.O_RDONLY || flags&syscall.O_CREAT != 0 {
+		return nil, errors.Of(errors.KindInvalid)
+	}
+	dir, err := c.resolve(path, true)
+	if err != nil {
+		return nil, err
+	}
+	if !isDir(dir) {
+		return nil, errors.Of(errors.KindNotDir)
+	}
+	flags &^= oTmpfile | syscall.O_DIRECTORY
+	f := c.newFile(path, flags)
+	// A file without a name that nobody got to know is freed: making two is making one.
+	err = c.conn.call(c.ctx, true, "open "+path, func(ctx context.Context, a *attachment) error {
+		r, err := a.files.Tmpfile(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir.GetIno(), Mode: unixMode(perm), Flags: flags, Client: c.conn.id})
+		return f.made(a, r, err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// made takes the answer to a creating call.
+func (f *File) made(a *attachment, r *filepb.OpenResponse, err error) error {
+	if err == nil {
+		f.ino = r.GetAttr().GetIno()
+		f.setNumber(a, r.GetNumber())
+	}
+	return err
+}
+
+// openOn opens the file's inode on attachment a and gives its number there.
+func (f *File) openOn(ctx context.Context, a *attachment, flags uint32, again bool) (uint64, error) {
 	var r *filepb.OpenResponse
 	var err error
 	if f.dir {
@@ -116,46 +205,79 @@ func (f *File) openOn(ctx context.Context, a *attachment, flags uint32, again bo
 		r, err = a.files.Open(ctx, &filepb.OpenRequest{Caller: f.c.caller(), Ino: f.ino, Flags: flags, Client: f.c.conn.id, Reopen: again})
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
-	f.at, f.number = a, r.GetNumber()
-	return nil
+	f.setNumber(a, r.GetNumber())
+	return r.GetNumber(), nil
+}
+
+func (f *File) setNumber(a *attachment, n uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.numbers[a.incarnation] = n
+}
+
+// forget drops the number n, which the node of a does not know any more.
+func (f *File) forget(a *attachment, n uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.numbers[a.incarnation] == n {
+		delete(f.numbers, a.incarnation)
+	}
+}
+
+// errClosed is the error of every call on a file after Close.
+func (f *File) errClosed() error { return errors.New(errors.KindBadHandle, "%w", os.ErrClosed) }
+
+// number is the file's number on the node of a, 0 if it is not open there.
+func (f *File) number(a *attachment) (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0, f.errClosed()
+	}
+	return f.numbers[a.incarnation], nil
 }
 
 // call runs one operation on the open file, opening it again first where the node changed.
 func (f *File) call(idempotent bool, what string, op func(ctx context.Context, a *attachment, h *filepb.Handle) error) error {
 	return f.c.conn.call(f.c.ctx, idempotent, what+" "+f.path, func(ctx context.Context, a *attachment) error {
-		for {
-			h, err := f.handleOn(ctx, a)
-			if err != nil {
-				return err
-			}
-			err = op(ctx, a, h)
-			if !errors.Is(err, errors.KindStale) {
-				return err
-			}
-			// The node forgot the handle before it did anything: open again, once more.
-			f.mu.Lock()
-			if f.at == a && f.number == h.GetNumber() {
-				f.at = nil
-			}
-			f.mu.Unlock()
+		h, err := f.handleOn(ctx, a)
+		if err != nil {
+			return err
 		}
+		if err = op(ctx, a, h); !errors.Is(err, errors.KindStale) {
+			return err
+		}
+		// The node forgot the handle before it did anything: open again, once more.
+		f.forget(a, h.GetNumber())
+		if h, err = f.handleOn(ctx, a); err != nil {
+			return err
+		}
+		return op(ctx, a, h)
 	})
 }
 
 func (f *File) handleOn(ctx context.Context, a *attachment) (*filepb.Handle, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return nil, errors.New(errors.KindBadHandle, "%s is closed", f.path)
+	n, err := f.number(a)
+	if err == nil && n == 0 {
+		n, err = f.reopen(ctx, a)
 	}
-	if f.at != a {
-		if err := f.openOn(ctx, a, f.flags, true); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, err
 	}
-	return &filepb.Handle{Client: f.c.conn.id, Number: f.number}, nil
+	return &filepb.Handle{Client: f.c.conn.id, Number: n}, nil
+}
+
+func (f *File) reopen(ctx context.Context, a *attachment) (uint64, error) {
+	if err := f.opening.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer f.opening.leave()
+	if n, err := f.number(a); n != 0 || err != nil {
+		return n, err
+	}
+	return f.openOn(ctx, a, f.flags, true)
 }
 
 // Name is the path it was opened by.
@@ -163,6 +285,11 @@ func (f *File) Name() string { return f.path }
 
 // Ino is the inode number.
 func (f *File) Ino() uint64 { return f.ino }
+
+// Link gives the file a (further) name: the way to keep a file made with O_TMPFILE.
+func (f *File) Link(newPath string) error {
+	return linkError("link", f.path, newPath, f.c.link(f.ino, newPath))
+}
 
 // ReadAt implements io.ReaderAt.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
@@ -189,10 +316,14 @@ func (f *File) readSome(p []byte, off uint64) (n int, err error) {
 	}
 	p = p[:min(len(p), transferMax)]
 	err = f.call(true, "read", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-		r, err := a.files.Read(ctx, &filepb.ReadRequest{Handle: h, Offset: off, Length: uint32(len(p))})
-		n = copy(p, r.GetData())
+		into := filepb.DataInto{Data: p}
+		err := a.cc.Invoke(ctx, filepb.Files_Read_FullMethodName, &filepb.ReadRequest{Handle: h, Offset: off, Length: uint32(len(p))}, &into)
+		n = into.N
 		return err
 	})
+	if err != nil {
+		n = 0
+	}
 	return n, err
 }
 
@@ -205,12 +336,17 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	return n, pathError("write", f.path, err)
 }
 
-// writeFrom writes all of p and tells where the end of it is.
+// writeFrom writes all of p and tells where the end of it is. What is sent is a copy: a call that
+// its context ends may go on sending for a moment, while p is its owner's again.
 func (f *File) writeFrom(p []byte, off uint64) (done int, end uint64, err error) {
+	if f.dir {
+		return 0, off, errors.Of(errors.KindBadHandle)
+	}
 	end = off
 	appending := f.flags&syscall.O_APPEND != 0
-	for done < len(p) || len(p) == 0 {
-		part := p[done:min(len(p), done+transferMax)]
+	buf := make([]byte, min(len(p), transferMax))
+	for {
+		part := buf[:copy(buf, p[done:])]
 		err = f.call(!appending, "write", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
 			r, err := a.files.Write(ctx, &filepb.WriteRequest{Handle: h, Offset: end, Data: part})
 			if err == nil {
@@ -218,12 +354,13 @@ func (f *File) writeFrom(p []byte, off uint64) (done int, end uint64, err error)
 			}
 			return err
 		})
-		if err != nil || len(p) == 0 {
-			break
+		if err != nil {
+			return done, end, err
 		}
-		done += len(part)
+		if done += len(part); done == len(p) {
+			return done, end, nil
+		}
 	}
-	return done, end, err
 }
 
 // Read implements io.Reader.
@@ -231,13 +368,12 @@ func (f *File) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	f.mu.Lock()
-	off := f.off
-	f.mu.Unlock()
-	n, err := f.readSome(p, uint64(off))
-	f.mu.Lock()
-	f.off = off + int64(n)
-	f.mu.Unlock()
+	if err := f.position.enter(f.c.ctx); err != nil {
+		return 0, pathError("read", f.path, err)
+	}
+	defer f.position.leave()
+	n, err := f.readSome(p, uint64(f.off))
+	f.off += int64(n)
 	if err != nil {
 		return n, pathError("read", f.path, err)
 	}
@@ -249,13 +385,12 @@ func (f *File) Read(p []byte) (int, error) {
 
 // Write implements io.Writer.
 func (f *File) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	off := f.off
-	f.mu.Unlock()
-	n, end, err := f.writeFrom(p, uint64(off))
-	f.mu.Lock()
+	if err := f.position.enter(f.c.ctx); err != nil {
+		return 0, pathError("write", f.path, err)
+	}
+	defer f.position.leave()
+	n, end, err := f.writeFrom(p, uint64(f.off))
 	f.off = int64(end)
-	f.mu.Unlock()
 	return n, pathError("write", f.path, err)
 }
 
@@ -265,46 +400,71 @@ const (
 	SeekHole = 4
 )
 
-// Seek implements io.Seeker, and takes SeekData and SeekHole.
+// Seek implements io.Seeker, and takes SeekData and SeekHole. In a directory only a seek to its
+// start means anything: it begins the listing anew.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
-	f.mu.Lock()
-	off := f.off
-	f.mu.Unlock()
-	var err error
-	switch whence {
-	case io.SeekStart:
-		off = offset
-	case io.SeekCurrent:
-		off += offset
-	case io.SeekEnd:
-		var info os.FileInfo
-		if info, err = f.Stat(); err == nil {
-			off = info.Size() + offset
-		}
-	case SeekData, SeekHole:
-		err = f.call(true, "seek", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-			r, err := a.files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: uint64(offset), Whence: uint32(whence)})
-			off = int64(r.GetNumber())
-			return err
-		})
-	default:
-		err = errors.Of(errors.KindInvalid)
+	if err := f.position.enter(f.c.ctx); err != nil {
+		return 0, pathError("seek", f.path, err)
 	}
+	defer f.position.leave()
+	off, err := f.target(offset, whence)
 	if err == nil && off < 0 {
 		err = errors.Of(errors.KindInvalid)
 	}
 	if err != nil {
 		return 0, pathError("seek", f.path, err)
 	}
+	if f.dir && whence != io.SeekCurrent {
+		f.cookie, f.ended = 0, false
+	}
+	f.off = off
+	return off, nil
+}
+
+// target is the offset that a Seek means.
+func (f *File) target(offset int64, whence int) (off int64, err error) {
+	if err := f.alive(); err != nil {
+		return 0, err
+	}
+	switch whence {
+	case io.SeekStart:
+		return offset, nil
+	case io.SeekCurrent:
+		return f.off + offset, nil
+	case io.SeekEnd:
+		attr, err := f.c.getAttr(f.ino)
+		return int64(attr.GetSize()) + offset, err
+	case SeekData, SeekHole:
+		if offset < 0 {
+			return 0, errors.Of(errors.KindNoDevice)
+		}
+		err = f.call(true, "seek", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
+			r, err := a.files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: uint64(offset), Whence: uint32(whence)})
+			off = int64(r.GetNumber())
+			return err
+		})
+		return off, err
+	}
+	return 0, errors.Of(errors.KindInvalid)
+}
+
+// alive is an error after Close.
+func (f *File) alive() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.off, f.cookie, f.ended = off, 0, false
-	return off, nil
+	if f.closed {
+		return f.errClosed()
+	}
+	return nil
 }
 
 // Stat tells the attributes of the open file, even when it has no name any more.
 func (f *File) Stat() (os.FileInfo, error) {
-	attr, err := f.c.getAttr(f.ino)
+	err := f.alive()
+	var attr *filepb.Attr
+	if err == nil {
+		attr, err = f.c.getAttr(f.ino)
+	}
 	if err != nil {
 		return nil, pathError("stat", f.path, err)
 	}
@@ -349,28 +509,25 @@ func (f *File) Sync() error {
 // Close closes the file. On a node that is gone there is nothing to close.
 func (f *File) Close() error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
+	closed, numbers := f.closed, f.numbers
+	f.closed = true
+	f.mu.Unlock()
+	if closed {
 		return &os.PathError{Op: "close", Path: f.path, Err: os.ErrClosed}
 	}
-	f.closed = true
-	if f.at == nil {
+	at, err := f.c.conn.live()
+	if at == nil || err != nil || numbers[at.incarnation] == 0 {
 		return nil
 	}
-	select {
-	case <-f.at.dead:
-		return nil
-	default:
-	}
-	r := &filepb.HandleRequest{Handle: &filepb.Handle{Client: f.c.conn.id, Number: f.number}}
-	var err error
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.c.ctx), closeWait)
+	defer cancel()
+	r := &filepb.HandleRequest{Handle: &filepb.Handle{Client: f.c.conn.id, Number: numbers[at.incarnation]}}
 	if f.dir {
-		_, err = f.at.files.ReleaseDir(f.c.ctx, r)
+		_, err = at.files.ReleaseDir(ctx, r)
 	} else {
-		if _, err = f.at.files.Flush(f.c.ctx, r); err == nil {
-			_, err = f.at.files.Release(f.c.ctx, r)
-		} else {
-			_, _ = f.at.files.Release(f.c.ctx, r)
+		_, err = at.files.Flush(ctx, r)
+		if _, rerr := at.files.Release(ctx, r); err == nil {
+			err = rerr
 		}
 	}
 	if err != nil && (lost(err) || errors.Is(err, errors.KindStale)) {

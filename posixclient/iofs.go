@@ -38,7 +38,7 @@ func (f *FS) Open(name string) (iofs.File, error) {
 	}
 	file, err := f.c.Open(p, os.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
+		return nil, named(err, name)
 	}
 	return file, nil
 }
@@ -51,7 +51,7 @@ func (f *FS) Stat(name string) (iofs.FileInfo, error) {
 	}
 	info, err := f.c.Stat(p)
 	if err != nil {
-		return nil, err
+		return nil, named(err, name)
 	}
 	return fileInfo{name: path.Base(name), attr: info.(fileInfo).attr}, nil
 }
@@ -62,7 +62,8 @@ func (f *FS) ReadDir(name string) ([]iofs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.c.ReadDir(p)
+	list, err := f.c.ReadDir(p)
+	return list, named(err, name)
 }
 
 // ReadFile implements fs.ReadFileFS.
@@ -71,5 +72,14 @@ func (f *FS) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.c.ReadFile(p)
+	data, err := f.c.ReadFile(p)
+	return data, named(err, name)
+}
+
+// named makes an error speak of the name that the view was asked for.
+func named(err error, name string) error {
+	if pe, ok := err.(*iofs.PathError); ok {
+		return &iofs.PathError{Op: pe.Op, Path: name, Err: pe.Err}
+	}
+	return err
 }

@@ -12,7 +12,7 @@ import (
 // symlinksMax is how many symlinks one path may lead through, as in Linux.
 const symlinksMax = 40
 
-// pathMax is the longest path in bytes, as in Linux.
+// pathMax is what a path must be shorter than, in bytes, as in Linux.
 const pathMax = 4096
 
 // walkState is a path being resolved: the directories walked so far, and what is left.
@@ -22,23 +22,35 @@ type walkState struct {
 	links int
 }
 
-// split gives a path's components; empty ones and "." are dropped.
+// split gives a path's components. Empty ones are dropped; a slash at the end counts as
+// "/.", so that what is before it must be a directory.
 func split(path string) []string {
 	var parts []string
 	for _, p := range strings.Split(path, "/") {
-		if p != "" && p != "." {
+		if p != "" {
 			parts = append(parts, p)
 		}
+	}
+	if len(parts) > 0 && strings.HasSuffix(path, "/") {
+		parts = append(parts, ".")
 	}
 	return parts
 }
 
-func baseName(path string) string {
-	parts := split(path)
-	if len(parts) == 0 {
-		return "/"
+// cut splits a path into what leads to its last component, that component ("/" for
+// the root itself), and whether slashes follow it.
+func cut(path string) (dir, name string, slash bool) {
+	trimmed := strings.TrimRight(path, "/")
+	if trimmed == "" {
+		return "/", "/", false
 	}
-	return parts[len(parts)-1]
+	i := strings.LastIndexByte(trimmed, '/')
+	return trimmed[:i+1], trimmed[i+1:], len(trimmed) < len(path)
+}
+
+func baseName(path string) string {
+	_, name, _ := cut(path)
+	return name
 }
 
 func join(dir, name string) string { return strings.TrimRight(dir, "/") + "/" + name }
@@ -48,65 +60,44 @@ func prefixes(path string) []string {
 	var list []string
 	at := ""
 	for _, p := range split(path) {
-		at += "/" + p
-		list = append(list, at)
+		if p != "." {
+			at += "/" + p
+			list = append(list, at)
+		}
 	}
 	return list
 }
 
+func isDir(a *filepb.Attr) bool  { return a.GetMode()&syscall.S_IFMT == syscall.S_IFDIR }
+func isLink(a *filepb.Attr) bool { return a.GetMode()&syscall.S_IFMT == syscall.S_IFLNK }
+
+func checkPath(path string) error {
+	switch {
+	case path == "":
+		return errors.Of(errors.KindNotExist)
+	case len(path) >= pathMax:
+		return errors.Of(errors.KindNameTooLong)
+	case strings.IndexByte(path, 0) >= 0:
+		return errors.Of(errors.KindInvalid)
+	}
+	return nil
+}
+
 // resolve returns the attributes of what path names. All paths begin at the root.
 func (c *Client) resolve(path string, follow bool) (*filepb.Attr, error) {
-	w, err := c.begin(path)
-	if err != nil {
+	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	if strings.HasSuffix(path, "/") {
-		follow = true
-	}
+	w := &walkState{stack: []*filepb.Attr{{Ino: rootIno, Mode: syscall.S_IFDIR}}, rest: split(path)}
 	for len(w.rest) > 0 {
 		if err := c.step(w, follow || len(w.rest) > 1); err != nil {
 			return nil, err
 		}
 	}
-	found := w.stack[len(w.stack)-1]
-	if strings.HasSuffix(path, "/") && found.GetMode()&syscall.S_IFMT != syscall.S_IFDIR {
-		return nil, errors.Of(errors.KindNotDir)
+	if len(w.stack) == 1 {
+		return c.getAttr(rootIno)
 	}
-	return found, nil
-}
-
-// parent returns the directory that holds (or will hold) path's last component, and that component.
-func (c *Client) parent(path string) (uint64, string, error) {
-	parts := split(path)
-	if len(parts) == 0 {
-		return 0, "", errors.Of(errors.KindExist)
-	}
-	last := parts[len(parts)-1]
-	if last == ".." {
-		return 0, "", errors.Of(errors.KindInvalid)
-	}
-	dir, err := c.resolve(strings.Join(parts[:len(parts)-1], "/")+"/", true)
-	if err != nil {
-		return 0, "", err
-	}
-	return dir.GetIno(), last, nil
-}
-
-func (c *Client) begin(path string) (*walkState, error) {
-	if path == "" {
-		return nil, errors.Of(errors.KindNotExist)
-	}
-	if len(path) > pathMax {
-		return nil, errors.Of(errors.KindNameTooLong)
-	}
-	if strings.ContainsRune(path, 0) {
-		return nil, errors.Of(errors.KindInvalid)
-	}
-	root, err := c.getAttr(rootIno)
-	if err != nil {
-		return nil, err
-	}
-	return &walkState{stack: []*filepb.Attr{root}, rest: split(path)}, nil
+	return w.stack[len(w.stack)-1], nil
 }
 
 // step walks one component.
@@ -114,10 +105,13 @@ func (c *Client) step(w *walkState, follow bool) error {
 	name := w.rest[0]
 	w.rest = w.rest[1:]
 	here := w.stack[len(w.stack)-1]
-	if here.GetMode()&syscall.S_IFMT != syscall.S_IFDIR {
+	if !isDir(here) {
 		return errors.Of(errors.KindNotDir)
 	}
-	if name == ".." {
+	switch name {
+	case ".":
+		return nil
+	case "..":
 		w.stack = w.stack[:max(1, len(w.stack)-1)]
 		return nil
 	}
@@ -125,7 +119,7 @@ func (c *Client) step(w *walkState, follow bool) error {
 	if err != nil {
 		return err
 	}
-	if child.GetMode()&syscall.S_IFMT != syscall.S_IFLNK || !follow {
+	if !isLink(child) || !follow {
 		w.stack = append(w.stack, child)
 		return nil
 	}
@@ -141,6 +135,54 @@ func (c *Client) step(w *walkState, follow bool) error {
 	}
 	w.rest = append(split(target), w.rest...)
 	return nil
+}
+
+// place is where a name is, or will be.
+type place struct {
+	dir   uint64
+	path  string // of dir, ending in a slash
+	name  string
+	slash bool // the path had a slash at its end: the name is to be a directory's
+}
+
+// normal tells a name that can be made and removed from ".", ".." and the root.
+func (p place) normal() bool { return p.name != "." && p.name != ".." && p.name != "/" }
+
+// parent resolves all of path but its last component.
+func (c *Client) parent(path string) (place, error) {
+	if err := checkPath(path); err != nil {
+		return place{}, err
+	}
+	p := place{dir: rootIno, path: "/"}
+	var above string
+	above, p.name, p.slash = cut(path)
+	if len(split(above)) == 0 {
+		return p, nil
+	}
+	dir, err := c.resolve(above, true)
+	if err != nil {
+		return place{}, err
+	}
+	p.dir, p.path = dir.GetIno(), above
+	return p, nil
+}
+
+// newName is the place of a name that is to be made and is no directory's.
+func (c *Client) newName(path string) (place, error) {
+	p, err := c.parent(path)
+	if err != nil {
+		return p, err
+	}
+	if !p.normal() {
+		return p, errors.Of(errors.KindExist)
+	}
+	if p.slash {
+		if _, err := c.lookup(p.dir, p.name); err != nil {
+			return p, err
+		}
+		return p, errors.Of(errors.KindExist)
+	}
+	return p, nil
 }
 
 func (c *Client) getAttr(ino uint64) (attr *filepb.Attr, err error) {
@@ -161,11 +203,7 @@ func (c *Client) lookup(dir uint64, name string) (attr *filepb.Attr, err error) 
 	return attr, err
 }
 
-// inParent runs a changing call on path's directory and last component.
-func (c *Client) inParent(path, what string, f func(ctx context.Context, a *attachment, dir uint64, name []byte) error) error {
-	dir, name, err := c.parent(path)
-	if err != nil {
-		return err
-	}
-	return c.conn.call(c.ctx, false, what, func(ctx context.Context, a *attachment) error { return f(ctx, a, dir, []byte(name)) })
+// change runs a changing call, which is not idempotent.
+func (c *Client) change(what string, f func(ctx context.Context, files filepb.FilesClient) error) error {
+	return c.conn.call(c.ctx, false, what, func(ctx context.Context, a *attachment) error { return f(ctx, a.files) })
 }

@@ -1,9 +1,8 @@
 package posixclient
 
 import (
-	"bytes"
-	"io"
 	"os"
+	"slices"
 )
 
 // ReadFile returns a file's content.
@@ -12,12 +11,19 @@ func (c *Client) ReadFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var b bytes.Buffer
-	if _, err := io.Copy(&b, io.NewSectionReader(f, 0, 1<<62)); err != nil {
-		return nil, err
+	defer func() { _ = f.Close() }()
+	var data []byte
+	for {
+		data = slices.Grow(data, transferMax)
+		n, err := f.readSome(data[len(data):cap(data)], uint64(len(data)))
+		if err != nil {
+			return nil, pathError("read", path, err)
+		}
+		if n == 0 {
+			return data, nil
+		}
+		data = data[:len(data)+n]
 	}
-	return b.Bytes(), nil
 }
 
 // WriteFile makes a file's content, creating it if need be.

@@ -31,9 +31,10 @@ func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb
 			return nil, err
 		}
 	}
-	e, err := f.SetAttr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), h, fs.SetAttr{
+	who := s.caller(r.GetCaller())
+	e, err := f.SetAttr(ctx, who, fs.Ino(r.GetIno()), h, fs.SetAttr{
 		Mode: r.Mode, UID: r.Uid, GID: r.Gid, Size: r.Size, Atime: timeFromWire(r.GetAtime()), Mtime: timeFromWire(r.GetMtime()),
-		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: true,
+		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: r.Size != nil && who.KillPriv,
 	})
 	return entry(ctx, f, e, err, true)
 }
@@ -63,11 +64,12 @@ func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenR
 	if r.GetReopen() && r.GetFlags()&(syscall.O_TRUNC|syscall.O_EXCL|syscall.O_CREAT) != 0 {
 		return nil, errors.New(errors.KindInvalid, "opening again with O_TRUNC, O_EXCL or O_CREAT")
 	}
-	h, _, err := f.Open(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetFlags())
+	who := s.caller(r.GetCaller())
+	h, _, err := f.Open(ctx, who, fs.Ino(r.GetIno()), r.GetFlags())
 	if err == nil && r.GetFlags()&syscall.O_TRUNC != 0 {
 		err = f.Fsync(ctx, h, false)
 	}
-	return s.opened(r.GetClient(), h, nil, err)
+	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, nil, err)
 }
 
 func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
@@ -75,11 +77,12 @@ func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.Ope
 	if err != nil {
 		return nil, err
 	}
-	e, h, _, err := f.Create(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetFlags())
+	who := s.caller(r.GetCaller())
+	e, h, _, err := f.Create(ctx, who, fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetFlags())
 	if err == nil {
 		err = f.SyncAll(ctx)
 	}
-	return s.opened(r.GetClient(), h, &e, err)
+	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, &e, err)
 }
 
 func (s *Server) Tmpfile(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
@@ -87,19 +90,20 @@ func (s *Server) Tmpfile(ctx context.Context, r *filepb.MakeRequest) (*filepb.Op
 	if err != nil {
 		return nil, err
 	}
-	e, h, _, err := f.Tmpfile(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), r.GetMode(), r.GetFlags())
-	return s.opened(r.GetClient(), h, &e, err)
+	who := s.caller(r.GetCaller())
+	e, h, _, err := f.Tmpfile(ctx, who, fs.Ino(r.GetDir()), r.GetMode(), r.GetFlags())
+	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, &e, err)
 }
 
-// opened numbers a handle that was opened with err, and answers.
-func (s *Server) opened(client []byte, h fs.Handle, e *fs.Entry, err error) (*filepb.OpenResponse, error) {
+// opened numbers what was opened with err, and answers.
+func (s *Server) opened(client []byte, h handle, e *fs.Entry, err error) (*filepb.OpenResponse, error) {
 	var n uint64
 	if err == nil {
-		n, err = s.keep(client, h, false)
+		n, err = s.keep(client, h)
 	}
 	if err != nil {
-		if h != 0 {
-			s.release([]*handle{{h: h}})
+		if h.h != 0 {
+			s.release([]*handle{&h})
 		}
 		return nil, err
 	}
@@ -127,13 +131,16 @@ func (s *Server) Write(ctx context.Context, r *filepb.WriteRequest) (*filepb.Wri
 	if err := checkLength(uint64(len(r.GetData()))); err != nil {
 		return nil, err
 	}
-	h, err := s.handle(r.GetHandle())
+	open, err := s.find(r.GetHandle(), false)
 	if err != nil {
 		return nil, err
 	}
-	at, err := s.fs.Write(ctx, h, r.GetData(), r.GetOffset(), true)
+	if open.dir {
+		return nil, errors.Of(errors.KindBadHandle)
+	}
+	at, err := s.fs.Write(ctx, open.h, r.GetData(), r.GetOffset(), open.killPriv)
 	if err == nil {
-		err = s.fs.Fsync(ctx, h, false)
+		err = s.fs.Fsync(ctx, open.h, false)
 	}
 	return &filepb.WriteResponse{At: at}, err
 }
@@ -191,11 +198,7 @@ func (s *Server) Flush(ctx context.Context, r *filepb.HandleRequest) (*filepb.Em
 }
 
 func (s *Server) Release(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
-	h, err := s.drop(r.GetHandle())
-	if err != nil {
-		return nil, err
-	}
-	return &filepb.Empty{}, s.fs.Release(ctx, h)
+	return s.closing(ctx, r.GetHandle())
 }
 
 func (s *Server) GetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.DataResponse, error) {

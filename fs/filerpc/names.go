@@ -111,19 +111,14 @@ func (s *Server) OpenDir(ctx context.Context, r *filepb.InodeRequest) (*filepb.O
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.keep(r.GetClient(), h, true)
-	if err != nil {
-		s.release([]*handle{{h: h, dir: true}})
-		return nil, err
-	}
-	return &filepb.OpenResponse{Number: n}, nil
+	return s.opened(r.GetClient(), handle{h: h, dir: true}, nil, nil)
 }
 
 // entriesMax bounds one ReadDir answer.
 const entriesMax = 4096
 
 func (s *Server) ReadDir(ctx context.Context, r *filepb.ReadDirRequest) (*filepb.ReadDirResponse, error) {
-	h, err := s.handle(r.GetHandle())
+	h, err := s.dirHandle(r.GetHandle())
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +146,7 @@ func (s *Server) ReadDir(ctx context.Context, r *filepb.ReadDirRequest) (*filepb
 }
 
 func (s *Server) FsyncDir(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
-	h, err := s.handle(r.GetHandle())
+	h, err := s.dirHandle(r.GetHandle())
 	if err != nil {
 		return nil, err
 	}
@@ -159,11 +154,7 @@ func (s *Server) FsyncDir(ctx context.Context, r *filepb.HandleRequest) (*filepb
 }
 
 func (s *Server) ReleaseDir(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
-	h, err := s.drop(r.GetHandle())
-	if err != nil {
-		return nil, err
-	}
-	return &filepb.Empty{}, s.fs.ReleaseDir(ctx, h)
+	return s.closing(ctx, r.GetHandle())
 }
 
 func (s *Server) SyncAll(ctx context.Context, _ *filepb.Empty) (*filepb.Empty, error) {

@@ -1,0 +1,196 @@
+package posixclient
+
+import (
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"dfs/fs/filerpc"
+)
+
+// inUse is the node that the client is attached to, and the other ones.
+func (w *world) inUse(c *Client) (used *testNode, others []*testNode) {
+	w.t.Helper()
+	a, err := c.conn.live()
+	if a == nil || err != nil {
+		w.t.Fatal("no node in use:", err)
+	}
+	for _, n := range w.nodes {
+		if n.addr == a.addr {
+			used = n
+		} else {
+			others = append(others, n)
+		}
+	}
+	return used, others
+}
+
+func TestHandlesSurviveTheirNode(t *testing.T) {
+	w := newWorld(t, 3, filerpc.Options{})
+	c := w.client()
+	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+	if _, err := f.Write([]byte("before ")); err != nil {
+		t.Fatal(err)
+	}
+	must(t, c.Mkdir("/d", 0o755))
+	for _, name := range []string{"a", "b", "c", "d"} {
+		must(t, c.Mkdir("/d/"+name, 0o755))
+	}
+	d := open(t, c, "/d", os.O_RDONLY)
+	head, err := d.ReadDir(2)
+	must(t, err)
+	log := open(t, c, "/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND)
+	for range 2 { // two of the three die
+		used, _ := w.inUse(c)
+		used.kill()
+		if _, err := f.Write([]byte("after ")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 100)
+	if n, err := f.ReadAt(buf, 0); string(buf[:n]) != "before after after " || err != io.EOF {
+		t.Errorf("%q %v", buf[:n], err)
+	}
+	tail, err := d.ReadDir(-1)
+	must(t, err)
+	if got := append(names(head), names(tail)...); len(got) != 4 {
+		t.Errorf("the listing over the nodes' deaths: %v", got)
+	}
+	// The append was not under way when its node died: it is simply done on the next.
+	if _, err := log.Write([]byte("line\n")); err != nil {
+		t.Error(err)
+	}
+	if got := content(t, c, "/log"); got != "line\n" {
+		t.Errorf("%q", got)
+	}
+	must(t, f.Close())
+	must(t, d.Close())
+	for _, n := range w.nodes {
+		n.kill()
+	}
+	must(t, log.Close()) // nothing to close any more
+}
+
+// TestUnknownOutcomeIsTold: the node does the call, and dies before it answers.
+func TestUnknownOutcomeIsTold(t *testing.T) {
+	w := newWorld(t, 2, filerpc.Options{})
+	c := w.client()
+	used, others := w.inUse(c)
+	used.hook.mkdir = func() { go used.kill(); time.Sleep(100 * time.Millisecond) }
+	err := c.Mkdir("/d", 0o755)
+	want(t, "mkdir on a node that dies", err, syscall.EIO)
+	if err == nil || !strings.Contains(err.Error(), "unknown") {
+		t.Errorf("%v", err)
+	}
+	if info, err := c.Stat("/d"); err != nil || !info.IsDir() {
+		t.Errorf("the client does not go on: %v", err)
+	}
+	// A create without O_EXCL is idempotent: it is done again, and finds the file.
+	third := w.add(filerpc.Options{})
+	c.conn.addrs = append(c.conn.addrs, third.addr)
+	others[0].hook.create = func() { go others[0].kill(); time.Sleep(100 * time.Millisecond) }
+	f, err := c.Open("/made", os.O_RDWR|os.O_CREATE, 0o644)
+	must(t, err)
+	must(t, f.Close())
+}
+
+func TestAppendOfUnknownOutcomeIsTold(t *testing.T) {
+	w := newWorld(t, 2, filerpc.Options{})
+	c := w.client()
+	used, _ := w.inUse(c)
+	log, plain := open(t, c, "/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND), open(t, c, "/plain", os.O_RDWR|os.O_CREATE)
+	die := func() error { go used.kill(); time.Sleep(100 * time.Millisecond); return nil }
+	used.hook.write = die
+	_, err := log.Write([]byte("x"))
+	want(t, "an append on a node that dies", err, syscall.EIO)
+	if n := len(content(t, c, "/log")); n > 1 {
+		t.Errorf("appended %d times", n)
+	}
+	if _, err := plain.Write([]byte("y")); err != nil {
+		t.Errorf("a write at an offset: %v", err)
+	}
+}
+
+// TestNodeWithoutLease: a node that is cut off from the others sends its clients away, calls that wait there too.
+func TestNodeWithoutLease(t *testing.T) {
+	w := newWorld(t, 2, filerpc.Options{LeaseWait: 50 * time.Millisecond})
+	c := w.client()
+	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
+	used, others := w.inUse(c)
+	stuck := make(chan struct{})
+	defer close(stuck)
+	used.hook.write = func() error { <-stuck; return nil }
+	var gone atomic.Bool
+	used.clerk.SetLease(func() time.Duration {
+		if gone.Load() {
+			return 0
+		}
+		return time.Minute
+	})
+	time.AfterFunc(100*time.Millisecond, func() { gone.Store(true) })
+	if _, err := f.Write([]byte("z")); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := w.inUse(c); now != others[0] {
+		t.Error("the client is still at the node without a lease")
+	}
+}
+
+func TestNoNodeLeft(t *testing.T) {
+	w := newWorld(t, 2, filerpc.Options{})
+	c := w.clientOf(Options{Wait: 300 * time.Millisecond})
+	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
+	for _, n := range w.nodes {
+		n.kill()
+	}
+	started := time.Now()
+	_, err := f.Write([]byte("x"))
+	want(t, "a write without nodes", err, syscall.EIO)
+	if d := time.Since(started); d > 5*time.Second {
+		t.Errorf("told after %v", d)
+	}
+	must(t, f.Close())
+}
+
+// TestHandleForgotten: a node that forgot a handle (its grace was over) is asked to open again, once.
+func TestHandleForgotten(t *testing.T) {
+	w := newWorld(t, 1, filerpc.Options{})
+	c := w.client()
+	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
+	a, err := c.conn.live()
+	must(t, err)
+	f.setNumber(a, 12345)
+	if _, err := f.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	// One that cannot be opened again is told, not tried for ever.
+	must(t, c.Unlink("/f"))
+	if got, err := f.ReadAt(make([]byte, 1), 0); got != 1 || err != nil {
+		t.Fatal(got, err)
+	}
+}
+
+// TestReattachKeepsHandles: a connection that breaks within the grace time costs no handle, not even of a file without a name.
+func TestReattachKeepsHandles(t *testing.T) {
+	w := newWorld(t, 1, filerpc.Options{})
+	c := w.client()
+	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
+	must(t, c.Unlink("/f"))
+	a, err := c.conn.live()
+	must(t, err)
+	before, err := f.number(a)
+	must(t, err)
+	_ = a.cc.Close()
+	if _, err := f.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	a, err = c.conn.live()
+	must(t, err)
+	if after, err := f.number(a); after != before || err != nil {
+		t.Errorf("handle %d became %d: %v", before, after, err)
+	}
+}
