@@ -156,7 +156,7 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 		if hd, err = s.handles.get(h); err != nil {
 			return e, err
 		}
-		if a.Size != nil && !hd.mayWrite() {
+		if hd.ino != uint64(ino) || a.Size != nil && !hd.mayWrite() {
 			return e, errors.Of(errors.KindInvalid)
 		}
 	}
