@@ -42,6 +42,8 @@ type ledger struct {
 
 	recent [recentMax]handed // ring of the last answers that carried a timeout
 	hands  uint64            // answers so far
+
+	sharedQuiet time.Duration // the constant, but for tests
 }
 
 type entryName struct {
@@ -69,7 +71,8 @@ type taken struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}, moving: map[entryName]int{}}
+	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}, moving: map[entryName]int{},
+		sharedQuiet: sharedQuiet}
 }
 
 // begin marks the start of a request; the mark is for offer, fresh and end.
@@ -226,7 +229,7 @@ func (l *ledger) take(dir uint64) taken {
 	d := l.dirs[dir]
 	if d == nil {
 		if len(l.dirs) < dirsMax {
-			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(sharedQuiet)}
+			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(l.sharedQuiet)}
 		}
 		return taken{}
 	}
@@ -242,7 +245,7 @@ func (l *ledger) take(dir uint64) taken {
 	}
 	l.count -= len(d.until)
 	d.until = map[string]time.Time{}
-	d.quietUntil(now.Add(sharedQuiet))
+	d.quietUntil(now.Add(l.sharedQuiet))
 	return t
 }
 
