@@ -12,7 +12,7 @@ import (
 // Calls about attributes, open files and their data.
 
 func (s *Server) GetAttr(ctx context.Context, r *filepb.InodeRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -21,7 +21,7 @@ func (s *Server) GetAttr(ctx context.Context, r *filepb.InodeRequest) (*filepb.E
 }
 
 func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb
 }
 
 func (s *Server) Access(ctx context.Context, r *filepb.AccessRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (s *Server) Access(ctx context.Context, r *filepb.AccessRequest) (*filepb.E
 }
 
 func (s *Server) Readlink(ctx context.Context, r *filepb.InodeRequest) (*filepb.TextResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (s *Server) Readlink(ctx context.Context, r *filepb.InodeRequest) (*filepb.
 }
 
 func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenR
 }
 
 func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.Ope
 }
 
 func (s *Server) Tmpfile(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (s *Server) Release(ctx context.Context, r *filepb.HandleRequest) (*filepb.
 }
 
 func (s *Server) GetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.DataResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (s *Server) GetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.
 }
 
 func (s *Server) SetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +219,7 @@ func (s *Server) SetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.
 }
 
 func (s *Server) ListXattr(ctx context.Context, r *filepb.InodeRequest) (*filepb.NamesResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (s *Server) ListXattr(ctx context.Context, r *filepb.InodeRequest) (*filepb
 }
 
 func (s *Server) RemoveXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}

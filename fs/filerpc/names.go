@@ -33,7 +33,7 @@ func changed(ctx context.Context, f fs.FileSystem, err error) (*filepb.Empty, er
 }
 
 func (s *Server) Lookup(ctx context.Context, r *filepb.NameRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s *Server) Lookup(ctx context.Context, r *filepb.NameRequest) (*filepb.Ent
 }
 
 func (s *Server) Mknod(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (s *Server) Mknod(ctx context.Context, r *filepb.MakeRequest) (*filepb.Entr
 }
 
 func (s *Server) Mkdir(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (s *Server) Mkdir(ctx context.Context, r *filepb.MakeRequest) (*filepb.Entr
 }
 
 func (s *Server) Symlink(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (s *Server) Symlink(ctx context.Context, r *filepb.MakeRequest) (*filepb.En
 }
 
 func (s *Server) Link(ctx context.Context, r *filepb.LinkRequest) (*filepb.EntryResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno(), r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (s *Server) Link(ctx context.Context, r *filepb.LinkRequest) (*filepb.Entry
 }
 
 func (s *Server) Unlink(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (s *Server) Unlink(ctx context.Context, r *filepb.NameRequest) (*filepb.Emp
 }
 
 func (s *Server) Rmdir(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *Server) Rmdir(ctx context.Context, r *filepb.NameRequest) (*filepb.Empt
 }
 
 func (s *Server) Rename(ctx context.Context, r *filepb.RenameRequest) (*filepb.Empty, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetDir(), r.GetNewDir())
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (s *Server) Rename(ctx context.Context, r *filepb.RenameRequest) (*filepb.E
 }
 
 func (s *Server) OpenDir(ctx context.Context, r *filepb.InodeRequest) (*filepb.OpenResponse, error) {
-	f, err := s.files(ctx)
+	f, err := s.files(ctx, r.GetIno())
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"dfs/fs"
+	"dfs/fs/layout"
 	"dfs/internal/errors"
 	"dfs/internal/wire/filepb"
 )
@@ -146,8 +147,19 @@ func (s *Server) Close() {
 	s.release(open)
 }
 
-// files returns the file system, opening it at the first call; ctx bounds the wait.
-func (s *Server) files(ctx context.Context) (fs.FileSystem, error) {
+// files returns the file system, for a request that names these inodes: no caller of the wire's
+// may name what is none (0, the numbers of other locks).
+func (s *Server) files(ctx context.Context, inodes ...uint64) (fs.FileSystem, error) {
+	for _, ino := range inodes {
+		if ino == 0 || ino > layout.MaxIno {
+			return nil, errors.New(errors.KindNotExist, "there is no inode %d", ino)
+		}
+	}
+	return s.fileSystem(ctx)
+}
+
+// fileSystem returns the file system, opening it at the first call; ctx bounds the wait.
+func (s *Server) fileSystem(ctx context.Context) (fs.FileSystem, error) {
 	s.openMu.Lock()
 	if s.fs != nil {
 		defer s.openMu.Unlock()
@@ -214,7 +226,7 @@ func (s *Server) Attach(req *filepb.AttachRequest, stream grpc.ServerStreamingSe
 	if len(id) != clientIDBytes {
 		return errors.New(errors.KindInvalid, "a client's name has %d bytes, not %d", clientIDBytes, len(id))
 	}
-	f, err := s.files(stream.Context())
+	f, err := s.fileSystem(stream.Context())
 	if err != nil {
 		return err
 	}
