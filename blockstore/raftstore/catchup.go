@@ -336,42 +336,11 @@ func (c *pull) fetch(ctx context.Context, want []blockstore.ChunkID) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	type fetched struct {
-		chunk   blockstore.ChunkData
-		applied uint64
-		err     error
-	}
-	ids := make(chan blockstore.ChunkID)
 	out := make(chan fetched)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for range min(c.node.limits.CatchUpParallel, len(want)) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for id := range ids {
-				var f fetched
-				f.chunk, f.applied, f.err = c.fetchOne(ctx, id)
-				select {
-				case out <- f:
-				case <-ctx.Done():
-				}
-			}
-		}()
-	}
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		defer close(ids)
-		for _, id := range want {
-			select {
-			case ids <- id:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
+	c.startFetching(ctx, &wg, want, out)
 	for range want {
 		var f fetched
 		select {
@@ -393,6 +362,40 @@ func (c *pull) fetch(ctx context.Context, want []blockstore.ChunkID) error {
 		})
 	}
 	return nil
+}
+
+// fetched is a chunk as its source gave it.
+type fetched struct {
+	chunk   blockstore.ChunkData
+	applied uint64
+	err     error
+}
+
+// startFetching fetches the chunks, several at a time, into out, until ctx ends.
+func (c *pull) startFetching(ctx context.Context, wg *sync.WaitGroup, want []blockstore.ChunkID, out chan<- fetched) {
+	ids := make(chan blockstore.ChunkID)
+	for range min(c.node.limits.CatchUpParallel, len(want)) {
+		wg.Go(func() {
+			for id := range ids {
+				var f fetched
+				f.chunk, f.applied, f.err = c.fetchOne(ctx, id)
+				select {
+				case out <- f:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		defer close(ids)
+		for _, id := range want {
+			select {
+			case ids <- id:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 }
 
 func (c *pull) fetchOne(ctx context.Context, id blockstore.ChunkID) (blockstore.ChunkData, uint64, error) {
