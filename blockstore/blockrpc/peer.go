@@ -82,7 +82,7 @@ func (p *peerServer) FetchSuspect(ctx context.Context, in *blockpb.FetchSuspectR
 	if err != nil {
 		return nil, err
 	}
-	return &blockpb.FetchSuspectResponse{Present: b.Present, Data: b.Data, Applied: b.Applied}, nil
+	return &blockpb.FetchSuspectResponse{Present: b.Present, Data: b.Data, Applied: b.Applied, Copying: b.Copying}, nil
 }
 
 // AppliedIndex tells what this node has applied.
@@ -186,6 +186,9 @@ func (p *Peers) FetchSuspect(ctx context.Context, addr string, block wal.Addr, m
 	in, err := cl.FetchSuspect(ctx, &blockpb.FetchSuspectRequest{Vdisk: block.VDisk, Block: block.Block, MinApplied: minApplied})
 	if err != nil {
 		return raftstore.PeerBlock{}, err
+	}
+	if in.Copying {
+		return raftstore.PeerBlock{Copying: true}, nil
 	}
 	return peerBlock(addr, raftstore.PeerBlock{Data: in.Data, Present: in.Present, Applied: in.Applied}, minApplied)
 }

@@ -78,6 +78,8 @@ func (f *fakeNode) ServeSuspect(ctx context.Context, a wal.Addr, min uint64) (ra
 		return raftstore.PeerBlock{Data: bytes.Repeat([]byte{8}, wal.BlockSize), Present: true, Applied: f.applied}, nil
 	case 3:
 		return raftstore.PeerBlock{}, errors.Of(errors.KindCorrupt)
+	case 5:
+		return raftstore.PeerBlock{Copying: true}, nil
 	case 4:
 		return raftstore.PeerBlock{Data: []byte{8}, Present: true, Applied: f.applied}, nil
 	}
@@ -209,6 +211,9 @@ func TestPeers(t *testing.T) {
 		}
 		if _, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: 1}, 51); !errors.Is(err, errors.KindNotReached) {
 			t.Fatal(err)
+		}
+		if b, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: 5}, 99); err != nil || !b.Copying || b.Present {
+			t.Fatal(b, err)
 		}
 		for _, block := range []uint64{3, 4} {
 			if _, err := p.FetchSuspect(ctx, "a:1", wal.Addr{Block: block}, 0); !errors.Is(err, errors.KindCorrupt) {

@@ -434,6 +434,25 @@ func TestSuspectOnAllReplicasIsAcceptedIfTheyAgree(t *testing.T) {
 		t.Fatalf("suspect on all with one content: %v", err)
 	}
 	f.check(t, w.last, 7, 4, 1, 'A')
+	// A replica that is being copied to has nothing to say, and may wait for this very block; but one of three is no majority.
+	l, third := c.leader(), (*testNode)(nil)
+	for _, n := range c.running() {
+		if n != f && n != l {
+			third = n
+		}
+	}
+	for _, block := range []uint64{5, 6} {
+		taps[f.id].spoil(wal.Addr{VDisk: 7, Block: block}, true)
+		taps[l.id].spoil(wal.Addr{VDisk: 7, Block: block}, true)
+	}
+	third.applier.progress.copying.Store(true)
+	if err := read(5); err != nil {
+		t.Errorf("suspect on all that have content: %v", err)
+	}
+	l.applier.progress.copying.Store(true)
+	if err := read(6); !errors.Is(err, errors.KindCorrupt) {
+		t.Errorf("accepted by one of three: %v", err)
+	}
 }
 
 func TestDeviceErrorStopsTheReplicaAndNotTheGroup(t *testing.T) {

@@ -12,6 +12,8 @@ type PeerBlock struct {
 	Data    []byte // 4096 bytes, or nil if the block is absent
 	Present bool
 	Applied uint64 // what the replica had applied when it read the block
+	// Copying, of FetchSuspect alone: the replica is itself being made a copy of others, so it has nothing to say.
+	Copying bool
 }
 
 // PeerUsage tells how full a replica is.
@@ -43,6 +45,6 @@ type PeerFetcher interface {
 // replicas stays damaged.
 type SuspectFetcher interface {
 	// FetchSuspect returns a block even if it is suspect there (torn by a crash, then redone): its content is what redo
-	// made of it. KindCorrupt if it is damaged otherwise. Node.ServeSuspect answers it.
+	// made of it. KindCorrupt if it is damaged otherwise. A replica that is being copied to says so instead. Node.ServeSuspect answers it.
 	FetchSuspect(ctx context.Context, addr string, block wal.Addr, minApplied uint64) (PeerBlock, error)
 }

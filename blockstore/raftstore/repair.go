@@ -112,7 +112,8 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 }
 
 // agreeOnSuspect accepts the content that redo made of a torn block, if every member is asked and has the very same: what
-// stood in the log was written again, and what did not was not written by the crash either.
+// stood in the log was written again, and what did not was not written by the crash either. A member that is being
+// copied to has no content (and waits, maybe, for this very block); the others must be a majority then.
 func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
 	var present [1]byte
 	mine := make([]byte, wal.BlockSize)
@@ -125,18 +126,26 @@ func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min ui
 	if !ok && len(peers) > 0 {
 		return false
 	}
+	agreed := 1
 	for _, addr := range peers {
 		rctx, cancel := context.WithTimeout(ctx, repairTimeout)
 		p, err := from.FetchSuspect(rctx, addr, b.Addr, min)
 		cancel()
+		if err == nil && p.Copying {
+			continue
+		}
 		if err != nil || !p.Present || p.Applied < min || !bytes.Equal(p.Data, mine) {
 			return false
 		}
+		agreed++
+	}
+	if 2*agreed <= len(peers)+1 {
+		return false
 	}
 	if n.putRepair(b, PeerBlock{Data: mine, Present: true}, "agreement of all replicas") != nil {
 		return false
 	}
-	n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block, "replicas", len(peers)+1)
+	n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block, "replicas", agreed)
 	return true
 }
 

@@ -56,7 +56,20 @@ func (n *Node) ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (P
 
 // ServeSuspect answers SuspectFetcher.FetchSuspect.
 func (n *Node) ServeSuspect(ctx context.Context, a wal.Addr, minApplied uint64) (PeerBlock, error) {
+	if n.isCopying() {
+		return PeerBlock{Copying: true}, nil
+	}
 	return n.serveBlock(ctx, a, minApplied, true)
+}
+
+// isCopying tells whether this replica's content is to be replaced by that of another.
+func (n *Node) isCopying() bool {
+	if n.applier.progress.copying.Load() || incomplete(n.applier.dev) {
+		return true
+	}
+	n.copying.mu.Lock()
+	defer n.copying.mu.Unlock()
+	return n.copying.mark != nil && n.copying.mark.Copying
 }
 
 func (n *Node) serveBlock(ctx context.Context, a wal.Addr, minApplied uint64, suspect bool) (PeerBlock, error) {

@@ -544,6 +544,7 @@ type FetchSuspectResponse struct {
 	Present       bool                   `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // 4096 bytes if present
 	Applied       uint64                 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`
+	Copying       bool                   `protobuf:"varint,4,opt,name=copying,proto3" json:"copying,omitempty"` // this node is being copied to and has no content of its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +598,13 @@ func (x *FetchSuspectResponse) GetApplied() uint64 {
 		return x.Applied
 	}
 	return 0
+}
+
+func (x *FetchSuspectResponse) GetCopying() bool {
+	if x != nil {
+		return x.Copying
+	}
+	return false
 }
 
 type AppliedIndexRequest struct {
@@ -818,11 +826,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x05vdisk\x18\x01 \x01(\x04R\x05vdisk\x12\x14\n" +
 	"\x05block\x18\x02 \x01(\x04R\x05block\x12\x1f\n" +
 	"\vmin_applied\x18\x03 \x01(\x04R\n" +
-	"minApplied\"^\n" +
+	"minApplied\"x\n" +
 	"\x14FetchSuspectResponse\x12\x18\n" +
 	"\apresent\x18\x01 \x01(\bR\apresent\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
-	"\aapplied\x18\x03 \x01(\x04R\aapplied\"\x15\n" +
+	"\aapplied\x18\x03 \x01(\x04R\aapplied\x12\x18\n" +
+	"\acopying\x18\x04 \x01(\bR\acopying\"\x15\n" +
 	"\x13AppliedIndexRequest\"0\n" +
 	"\x14AppliedIndexResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\"\x0e\n" +
