@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"dfs/blockstore"
+	"dfs/internal/boltfile"
 	"dfs/internal/errors"
 
 	bolt "go.etcd.io/bbolt"
@@ -126,6 +127,11 @@ var _ chunkMap = (*boltMap)(nil)
 // openBolt opens the map at path; with first set it must be new and gets that state.
 func openBolt(path string, first *mapState, noSync bool) (m *boltMap, err error) {
 	defer recoverFault(&err)
+	if first == nil {
+		if err := boltfile.Check(path); err != nil {
+			return nil, errors.New(errors.KindOf(err), "the chunk map cannot be used, rebuild this node from the others: %w", err)
+		}
+	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: noSync, NoGrowSync: noSync})
 	if err != nil {
 		if stderrors.Is(err, bolterrors.ErrInvalid) || stderrors.Is(err, bolterrors.ErrChecksum) || stderrors.Is(err, bolterrors.ErrVersionMismatch) {
@@ -157,7 +163,7 @@ func openBolt(path string, first *mapState, noSync bool) (m *boltMap, err error)
 // map, a damaged page) into an error. It is deferred first.
 func recoverFault(err *error) {
 	if r := recover(); r != nil {
-		*err = errors.New(errors.KindCorrupt, "chunk map cannot be read, rebuild this node from the others: %v", r)
+		*err = errors.New(errors.KindCorrupt, "chunk map %s cannot be read, rebuild this node from the others: %v", mapName, r)
 	}
 }
 

@@ -33,9 +33,10 @@ type Node struct {
 	ident   *identity // guarded by identMu
 	lives   atomic.Bool
 
-	stores  *stores
-	applier *applier
-	raft    atomic.Pointer[raft.Raft]
+	stores    *stores
+	applier   *applier
+	raft      atomic.Pointer[raft.Raft]
+	transport *transport // set before raft
 
 	inFlight      *semaphore.Weighted
 	inFlightBytes atomic.Int64
@@ -123,8 +124,13 @@ func (n *Node) checkLife() error {
 	if err != nil {
 		return errors.New(errors.KindIO, "cannot look into the raft log: %w", err)
 	}
-	if n.ident.Lives && !has {
-		return errors.New(errors.KindCorrupt, "the raft log in %s is gone, so this node does not know what it has promised: remove it from the cluster, empty its data directory and add it anew", n.opts.Dir)
+	term, err := n.stores.stable.GetUint64(keyCurrentTerm)
+	if err != nil && !isKeyNotFound(err) {
+		return errors.New(errors.KindIO, "cannot read the term in %s: %w", stableFile, err)
+	}
+	// Lives without anything in the stores is a start that ended before the first promise was stored: storesWhole saw the files.
+	if n.ident.Lives && has && term == 0 {
+		return errors.New(errors.KindCorrupt, "%s in %s holds no term, so this node does not know how it has voted: %s", stableFile, n.opts.Dir, rebuild)
 	}
 	n.lives.Store(n.ident.Lives)
 	if has {
@@ -221,7 +227,7 @@ func (n *Node) startFailed(err error) {
 	}
 }
 
-// raftConfig is DESIGN's list of traps, as settings.
+// raftConfig avoids the known traps of hashicorp/raft by its settings.
 func (n *Node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = n.ident.serverID()
@@ -263,6 +269,7 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot start raft: %w", err)
 	}
+	n.transport = trans
 	return r, nil
 }
 
@@ -272,11 +279,31 @@ func (n *Node) mustRestore() (bool, error) {
 	if err != nil {
 		return false, errors.New(errors.KindIO, "cannot list the snapshots: %w", err)
 	}
+	if err := n.noGap(snaps); err != nil {
+		return false, err
+	}
 	if len(snaps) == 0 {
 		return false, nil
 	}
 	behind := n.applier.progress.applied.Load() < snaps[0].Index
 	return behind || n.copying.mark != nil && n.copying.mark.Copying, nil
+}
+
+// noGap refuses a log that begins behind the newest snapshot's end: a manifest is lost or damaged, and the list leaves it out.
+func (n *Node) noGap(snaps []*raft.SnapshotMeta) error {
+	first, err := n.stores.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	var covered uint64
+	if len(snaps) > 0 {
+		covered = snaps[0].Index
+	}
+	if first > covered+1 {
+		return errors.New(errors.KindCorrupt, "the raft log begins with entry %d, but the newest readable manifest in %s covers only the first %d: another is missing or damaged; %s",
+			first, filepath.Join(n.opts.Dir, "raft", "snapshots"), covered, rebuild)
+	}
+	return nil
 }
 
 // raftNow returns Raft, or KindUnavailable while it is not running.
@@ -311,7 +338,9 @@ func (n *Node) Close() error {
 		}
 		n.wg.Wait() // also run, so n.raft is final now
 		if r := n.raft.Load(); r != nil {
-			err = r.Shutdown().Error()
+			down := r.Shutdown()
+			_ = n.transport.Close() // ends what raft waits for: an answer to a snapshot comes when the follower's copy is done
+			err = down.Error()
 		}
 		n.reign.close()
 		n.release()

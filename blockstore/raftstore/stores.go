@@ -2,7 +2,9 @@ package raftstore
 
 import (
 	"io"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
+	"dfs/internal/boltfile"
 	"dfs/internal/errors"
 )
 
@@ -78,9 +81,12 @@ func (n *Node) openStores() (*stores, error) {
 		return nil, errors.New(errors.KindIO, "cannot open the snapshots in %s: %w", dir, err)
 	}
 	s := &stores{snapshots: snaps}
-	bolt, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, "stable.db")})
+	if err := n.storesWhole(dir); err != nil {
+		return nil, err
+	}
+	bolt, err := openStable(filepath.Join(dir, stableFile))
 	if err != nil {
-		return nil, errors.New(errors.KindIO, "cannot open %s/stable.db: %w", dir, err)
+		return nil, err
 	}
 	s.closers = append(s.closers, bolt)
 	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, HoldBytes: n.limits.HoldLogBytes, Covered: s.covered.Load, Seg: n.opts.Seg})
@@ -97,6 +103,52 @@ func (n *Node) openStores() (*stores, error) {
 	s.disarm = []func(){log.Disarm, stable.Disarm}
 	s.log = &watchedLog{LogStore: log, node: n}
 	s.stable = &watchedStable{StableStore: stable, node: n}
+	return s, nil
+}
+
+// stableFile holds term and vote.
+const stableFile = "stable.db"
+
+// rebuild is what to do about a node whose promises are lost.
+const rebuild = "remove it from the cluster, empty its data directory and add it anew"
+
+// storesWhole refuses a directory that made promises and lost a file they are in: an opened store would be made new.
+func (n *Node) storesWhole(dir string) error {
+	if !n.ident.Lives {
+		return nil
+	}
+	stable := filepath.Join(dir, stableFile)
+	if _, err := os.Stat(stable); os.IsNotExist(err) {
+		return errors.New(errors.KindCorrupt, "%s is gone, so this node does not know how it has voted: %s", stable, rebuild)
+	}
+	if err := boltfile.Check(stable); err != nil {
+		return errors.New(errors.KindOf(err), "this node cannot read how it has voted; %s: %w", rebuild, err)
+	}
+	if n.opts.Seg.FS != nil {
+		return nil // the log is not in this directory
+	}
+	for _, log := range []string{filepath.Join(dir, "log", "seg-*"), filepath.Join(dir, "log.db")} { // OpenLog refuses the wrong one
+		if files, err := filepath.Glob(log); err == nil && len(files) > 0 {
+			return nil
+		}
+	}
+	return errors.New(errors.KindCorrupt, "the raft log in %s is gone, so this node does not know what it has promised: %s", filepath.Join(dir, "log"), rebuild)
+}
+
+// openStable opens the store of term and vote; a damaged page under bbolt's memory map is an error, not the process's end.
+func openStable(path string) (s *raftboltdb.BoltStore, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = nil, errors.New(errors.KindCorrupt, "%s cannot be read; %s: %v", path, rebuild, r)
+		}
+	}()
+	if s, err = raftboltdb.New(raftboltdb.Options{Path: path}); err != nil {
+		return nil, errors.New(errors.KindIO, "cannot open %s: %w", path, err)
+	}
+	if _, err := s.GetUint64(keyCurrentTerm); err != nil && !isKeyNotFound(err) {
+		return nil, errors.New(errors.KindIO, "cannot read %s: %w", path, err)
+	}
 	return s, nil
 }
 
