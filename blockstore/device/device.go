@@ -40,6 +40,8 @@ type Options struct {
 	CacheChunks int
 	// NoDirect keeps every write in the host's page cache.
 	NoDirect bool
+	// Volume replaces the data and checksum files of the directory (tests). The map is then not synced.
+	Volume Volume
 
 	volume volume // tests: in place of the directory's data and checksum files
 	noSync bool   // tests: the map's file is not synced
@@ -126,6 +128,9 @@ func Open(dir string, opt Options) (*Device, error) {
 	}
 	d := &Device{dir: dir, log: opt.Logger, lockFile: lock}
 	d.files.vol = opt.volume
+	if opt.Volume != nil {
+		d.files.vol, opt.noSync = givenVolume{opt.Volume}, true
+	}
 	if d.files.vol == nil {
 		d.files.vol = &osVolume{dir: dir, direct: !opt.NoDirect}
 	}
@@ -148,6 +153,9 @@ func (d *Device) open(opt *Options) error {
 		return err
 	}
 	d.store = store
+	if opt.Volume != nil {
+		d.store = givenMap{store, opt.Volume}
+	}
 	st, err := store.state()
 	if err != nil {
 		return err

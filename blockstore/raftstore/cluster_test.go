@@ -139,6 +139,7 @@ type cluster struct {
 	limit Limits
 	boot  map[blockstore.NodeID]string
 	wrap  func(id string, d blockstore.Device) blockstore.Device
+	disks map[string]*simDisk // in place of the host's, where there is one
 
 	mu    sync.Mutex
 	nodes map[string]*testNode // by address
@@ -204,7 +205,14 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 		return nil, err
 	}
 	var dev blockstore.Device
-	dev, err = device.Open(filepath.Join(dir, "blocks"), device.Options{NodeID: id, ClusterID: inc, Create: true, Logger: log, NoDirect: true})
+	do := device.Options{NodeID: id, ClusterID: inc, Create: true, Logger: log, NoDirect: true}
+	seg := seglog.Options{SegmentBytes: 1 << 20}
+	disk := c.disks[id]
+	if disk != nil {
+		do.Volume = simVolume{disk}
+		seg = seglog.Options{SegmentBytes: 128 << 10, SpareAfter: 16 << 10, FS: simLogDir{disk}}
+	}
+	dev, err = device.Open(filepath.Join(dir, "blocks"), do)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +223,7 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 	tn := &testNode{id: id, dev: dev, mux: m, fatal: make(chan error, 4)}
 	o := Options{ID: blockstore.NodeID(id), Dir: dir, Advertise: addrOf(id), Mux: m, Dial: c.net.dialer(addrOf(id)), Device: dev,
 		LogKind: c.kind, Peers: &memFetcher{c, addrOf(id)}, Logger: log, Fatal: func(err error) { tn.fatal <- err },
-		Bootstrap: c.boot, Limits: c.limit, Seg: seglog.Options{SegmentBytes: 1 << 20}}
+		Bootstrap: c.boot, Limits: c.limit, Seg: seg}
 	if change != nil {
 		change(&o)
 	}
@@ -224,6 +232,10 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 		m.Close()
 		dev.Close()
 		return nil, err
+	}
+	if disk != nil {
+		s := tn.stores
+		s.stable, s.log, s.snapshots = powerStable{s.stable, disk.p}, powerLog{s.log, disk.p}, powerSnapshots{s.snapshots, disk.p}
 	}
 	return tn, nil
 }
