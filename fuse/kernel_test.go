@@ -23,7 +23,8 @@ type fakeFS struct {
 	mu      sync.RWMutex
 	noting  bool
 	version uint64
-	perName bool // another version is another inode
+	perName bool          // another version is another inode
+	block   chan struct{} // lookups of "0" wait for it to be closed
 }
 
 func (f *fakeFS) entry(ino fs.Ino) fs.Entry {
@@ -35,6 +36,9 @@ func (f *fakeFS) entry(ino fs.Ino) fs.Entry {
 }
 
 func (f *fakeFS) Lookup(_ context.Context, _ *fs.Caller, _ fs.Ino, name string) (fs.Entry, error) {
+	if f.block != nil && name == "0" {
+		<-f.block
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	var n uint64
@@ -73,9 +77,12 @@ func (f *fakeFS) revoke(drop func()) {
 	f.noting = false
 }
 
-func mountFake(t *testing.T, f *fakeFS) *Mount {
+func mountFake(t *testing.T, f *fakeFS) *Mount { return mountFakeWith(t, f, Options{}) }
+
+func mountFakeWith(t *testing.T, f *fakeFS, o Options) *Mount {
 	t.Helper()
-	m, err := New(t.TempDir(), f, Options{Source: "fake", Logger: slog.New(slog.DiscardHandler)})
+	o.Source, o.Logger = "fake", slog.New(slog.DiscardHandler)
+	m, err := New(t.TempDir(), f, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,6 +199,54 @@ func TestAwake(t *testing.T) {
 	}
 	if st := lstat(t, path); st.Size != 77 {
 		t.Errorf("size %d is taken from the time before the stop", st.Size)
+	}
+}
+
+// TestStuck: a request that is never answered ends with an error, once the connection is aborted.
+func TestStuck(t *testing.T) {
+	f := &fakeFS{block: make(chan struct{})}
+	defer close(f.block)
+	m := mountFakeWith(t, f, Options{StuckAfter: 300 * time.Millisecond})
+	got := make(chan error, 1)
+	go func() { got <- syscall.Lstat(filepath.Join(m.Dir(), "0"), new(syscall.Stat_t)) }()
+	select {
+	case err := <-got:
+		if err == nil {
+			t.Error("a request that was never answered succeeded")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("a stuck request stays stuck")
+	}
+}
+
+// TestUnmountWhileWaiting detaches a mount on which a request waits: it is answered, then the mount ends.
+func TestUnmountWhileWaiting(t *testing.T) {
+	f := &fakeFS{block: make(chan struct{})}
+	m, err := New(t.TempDir(), f, Options{Source: "fake", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- syscall.Lstat(filepath.Join(m.Dir(), "0"), new(syscall.Stat_t)) }()
+	for waiting := 0; waiting == 0; time.Sleep(time.Millisecond) {
+		m.conn.mu.Lock()
+		waiting = len(m.conn.inflight)
+		m.conn.mu.Unlock()
+	}
+	if err := m.Unmount(false); !errors.Is(err, errors.KindBusy) {
+		t.Errorf("unmounting a mount in use: %v", err)
+	}
+	if err := m.Unmount(true); err != nil {
+		t.Fatal(err)
+	}
+	close(f.block)
+	if err := <-got; err != nil {
+		t.Errorf("the request that waited: %v", err)
+	}
+	select {
+	case <-m.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the mount goes on")
 	}
 }
 

@@ -141,11 +141,18 @@ func (m *Mount) Invalidator() fs.Invalidator { return m.conn }
 // flush: see fs.FileSystem.SyncAll. With lazy it is detached at once and ends when its last user does.
 func (m *Mount) Unmount(lazy bool) error { return unmount(m.dir, lazy) }
 
-// abort breaks the connection: every waiting caller gets an error.
+// abort breaks the connection: every waiting caller gets an error. It goes through the control file system, which
+// need not be mounted, or else through a forced unmount, which aborts even where the mount stays because it is in use. Neither looks into the mount.
 func (m *Mount) abort() {
 	_, _, id := mountedAt(m.dir)
-	if err := abortConnection(id); err != nil {
-		m.conn.log.Error("fuse: cannot abort the stuck connection", "mount", m.dir, "error", err)
+	err := abortConnection(id)
+	if err != nil && os.Geteuid() == 0 {
+		if err = unix.Unmount(m.dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW); err == unix.EBUSY {
+			err = nil
+		}
+	}
+	if err != nil {
+		m.conn.log.Error("fuse: cannot abort the stuck connection; kill this process to free those who wait", "mount", m.dir, "pid", os.Getpid(), "error", err)
 	}
 }
 

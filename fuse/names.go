@@ -12,8 +12,10 @@ const (
 	dirsMax   = 1 << 18
 
 	// nameTimeoutMax bounds the timeout of a name. A revoke of a directory that cannot expire its names, because a
-	// request that waits for that very revoke has the kernel's lock of the directory, waits until they run out.
+	// request that waits for that very revoke has the kernel's lock of the directory, waits until they run out. So names of a directory
+	// that came into use a moment ago get less (nameTimeoutMin at first): it may turn out to be shared.
 	nameTimeoutMax = time.Second
+	nameTimeoutMin = 250 * time.Millisecond
 
 	// A directory that was revoked is shared with other mounts: for sharedQuiet its names are handed out with
 	// timeout 0, which makes the next revoke a matter of microseconds; for stalledQuiet if the revoke had to wait.
@@ -58,6 +60,7 @@ type handed struct {
 }
 
 type dirNames struct {
+	since  time.Time            // in use without a revoke
 	until  map[string]time.Time // when the kernel's copy runs out by itself, but for the answer's way
 	looked time.Time            // when a LOOKUP was last answered with a timeout
 	quiet  time.Time            // nothing is handed out with a timeout before
@@ -113,7 +116,6 @@ func (l *ledger) prune() {
 // reply of the request that began at mark, and returns the timeout: 0 if it must not be
 // cached, because the directory was dropped since, is shared, or the ledger is full, or the name is being moved.
 func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup bool) time.Duration {
-	ttl = min(ttl, nameTimeoutMax)
 	if ttl <= 0 {
 		return 0
 	}
@@ -128,12 +130,13 @@ func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup 
 		if len(l.dirs) >= dirsMax {
 			return 0
 		}
-		d = &dirNames{until: map[string]time.Time{}}
+		d = &dirNames{since: now, until: map[string]time.Time{}}
 		l.dirs[dir] = d
 	}
 	if now.Before(d.quiet) {
 		return 0
 	}
+	ttl = min(ttl, max(nameTimeoutMin, min(nameTimeoutMax, now.Sub(d.since))))
 	if _, known := d.until[name]; !known {
 		if l.count >= ledgerMax {
 			return 0
@@ -229,7 +232,7 @@ func (l *ledger) take(dir uint64) taken {
 	d := l.dirs[dir]
 	if d == nil {
 		if len(l.dirs) < dirsMax {
-			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(l.sharedQuiet)}
+			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(l.sharedQuiet), since: now.Add(l.sharedQuiet)}
 		}
 		return taken{}
 	}
@@ -246,6 +249,7 @@ func (l *ledger) take(dir uint64) taken {
 	l.count -= len(d.until)
 	d.until = map[string]time.Time{}
 	d.quietUntil(now.Add(l.sharedQuiet))
+	d.since = d.quiet
 	return t
 }
 
@@ -304,7 +308,7 @@ func (l *ledger) noteUntil(n entryName, until time.Time) {
 	}
 	d := l.dirs[n.dir]
 	if d == nil {
-		d = &dirNames{until: map[string]time.Time{}}
+		d = &dirNames{since: time.Now(), until: map[string]time.Time{}}
 		l.dirs[n.dir] = d
 	}
 	old, known := d.until[n.name]

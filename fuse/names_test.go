@@ -187,9 +187,17 @@ func TestLedgerAttributes(t *testing.T) {
 func TestLedgerTimeouts(t *testing.T) {
 	l := newLedger()
 	mark := l.begin()
+	if got := l.offer(mark, 1, "a", time.Hour, true); got != nameTimeoutMin {
+		t.Errorf("the timeout of the first name is %v, want %v", got, nameTimeoutMin)
+	}
+	l.dirs[1].since = time.Now().Add(-time.Hour)
 	if got := l.offer(mark, 1, "a", time.Hour, true); got != nameTimeoutMax {
 		t.Errorf("the timeout of a name is %v, want at most %v", got, nameTimeoutMax)
 	}
+	if got := l.offer(mark, 1, "a", time.Millisecond, true); got != time.Millisecond {
+		t.Errorf("a lease of a millisecond gives a timeout of %v", got)
+	}
+	l.offer(mark, 1, "a", time.Hour, true)
 	if l.offer(mark, 1, "a", -1, true) != 0 {
 		t.Error("a timeout although the lease is over")
 	}

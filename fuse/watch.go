@@ -28,7 +28,7 @@ func bootTime() time.Duration {
 func (c *conn) watch(ctx context.Context, abort func()) {
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
-	last := bootTime()
+	last, aborted := bootTime(), false
 	for n := 1; ; n++ {
 		c.looked.Store(int64(time.Since(c.born)))
 		select {
@@ -45,9 +45,9 @@ func (c *conn) watch(ctx context.Context, abort func()) {
 		if n%64 == 0 {
 			c.names.sweep(time.Now())
 		}
-		if c.opt.StuckAfter > 0 && c.stuck() {
+		if c.opt.StuckAfter > 0 && !aborted && c.stuck() {
+			aborted = true
 			abort()
-			return
 		}
 	}
 }

@@ -23,17 +23,17 @@ func TestMounts(t *testing.T) {
 		dirs = append(dirs, m.Dir)
 	}
 	w := &world{mounts: mounts, dirs: dirs}
-	w.run(t, "matrix", 60*time.Second, testMatrix)
-	w.run(t, "locks", 30*time.Second, testLocks)
-	w.run(t, "pingpong", 30*time.Second, testPingPong)
-	w.run(t, "handover", 30*time.Second, testHandOver)
-	w.run(t, "append", 30*time.Second, testAppend)
-	w.run(t, "unlinked", 30*time.Second, testUnlinked)
-	w.run(t, "names", 40*time.Second, testNames)
-	w.run(t, "hammer", 60*time.Second, testHammer)
-	w.run(t, "fsx", 60*time.Second, testFSX)
-	w.run(t, "tmpfs", 30*time.Second, testMountBelow)
-	w.run(t, "signals", 30*time.Second, testSignals)
+	w.run(t, "matrix", 3*time.Minute, testMatrix)
+	w.run(t, "locks", 3*time.Minute, testLocks)
+	w.run(t, "pingpong", 3*time.Minute, testPingPong)
+	w.run(t, "handover", 3*time.Minute, testHandOver)
+	w.run(t, "append", 3*time.Minute, testAppend)
+	w.run(t, "unlinked", 3*time.Minute, testUnlinked)
+	w.run(t, "names", 3*time.Minute, testNames)
+	w.run(t, "hammer", 3*time.Minute, testHammer)
+	w.run(t, "fsx", 3*time.Minute, testFSX)
+	w.run(t, "tmpfs", 3*time.Minute, testMountBelow)
+	w.run(t, "signals", 3*time.Minute, testSignals)
 	for _, m := range mounts {
 		m.Unmount()
 	}
