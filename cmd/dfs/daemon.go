@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,7 +18,7 @@ import (
 
 // A command that goes to the background starts itself again with
 // readyVariable set to the number of a pipe's descriptor, and waits there for one line: "ready" and
-// text to show, or "failed" and the error.
+// text to show, or "failed", the exit code and the error.
 const readyVariable = "DFS_READY_FD"
 
 // background starts `dfs args…` as a daemon (its own session, output appended to logFile) and
@@ -41,6 +42,7 @@ func background(ctx context.Context, args []string, logFile string, out io.Write
 		return errors.New(errors.KindIO, "finding this program: %w", err)
 	}
 	cmd := exec.Command(self, args...)
+	cmd.Args[0] = os.Args[0] // mount.dfs stays what it is
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Env = append(os.Environ(), readyVariable+"=3")
@@ -63,11 +65,24 @@ func background(ctx context.Context, args []string, logFile string, out io.Write
 		_, err := io.WriteString(out, text)
 		return err
 	case "failed":
-		return fmt.Errorf("%s", strings.TrimSpace(text))
+		code, text, _ := strings.Cut(text, "\n")
+		failed := &childError{code: exitFailed, text: strings.TrimSpace(text)}
+		if n, err := strconv.Atoi(code); err == nil {
+			failed.code = n
+		}
+		return failed
 	}
 	_ = cmd.Wait()
 	return errors.New(errors.KindIO, "the background process ended before it was ready (%s); see its log: %s", cmd.ProcessState, logFile)
 }
+
+// childError is the error of a process in the background, with the exit code it stands for.
+type childError struct {
+	code int
+	text string
+}
+
+func (e *childError) Error() string { return e.text }
 
 // readiness reports to whoever started this process in the background.
 type readiness struct{ pipe *os.File }
@@ -91,7 +106,7 @@ func (r *readiness) ready(text string) { r.say("ready\n" + text) }
 // failed passes err on (if not ready yet) and returns it.
 func (r *readiness) failed(err error) error {
 	if err != nil {
-		r.say("failed\n" + err.Error())
+		r.say(fmt.Sprintf("failed\n%d\n%v", exitCode(err), err))
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,13 +90,13 @@ func runDev(ctx context.Context, opt devOptions, out io.Writer) error {
 		return errors.New(errors.KindOf(err), "the data directory: %w", err)
 	}
 	ready := newReadiness()
-	lock, err := lockDev(opt.data)
+	lock, running, err := awaitDevLock(ctx, opt)
 	if err != nil {
-		if state, e := readDevState(opt.data); e == nil && opt.background && fuse.Mounted(state.Dir) {
-			_, err = fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, state))
-			return err
-		}
 		return ready.failed(err)
+	}
+	if running != nil {
+		_, err = fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, running))
+		return err
 	}
 	if opt.background && !ready.daemon() {
 		_ = lock.Close()
@@ -107,6 +108,35 @@ func runDev(ctx context.Context, opt devOptions, out io.Writer) error {
 	}
 	defer lock.Close()
 	return ready.failed(superviseDev(ctx, opt, ready, out))
+}
+
+// awaitDevLock takes the supervisor's lock. One that is just stopping is waited for; of one that
+// runs, the state is returned if it is what opt asks for.
+func awaitDevLock(ctx context.Context, opt devOptions) (lock *os.File, running *devState, err error) {
+	deadline := time.Now().Add(devStopWait)
+	for {
+		if lock, err = lockDev(opt.data); err == nil {
+			return lock, nil, nil
+		}
+		state, serr := readDevState(opt.data)
+		if serr == nil && fuse.Mounted(state.Dir) && alive(state.MountPID, state.Dir) {
+			switch {
+			case state.Dir != opt.dir:
+				return nil, nil, errors.New(errors.KindBusy, "this dev cluster runs already, mounted at %s; for one more mount: dfs dev mount --data %s %s", state.Dir, opt.data, opt.dir)
+			case opt.background:
+				return nil, state, nil
+			}
+			return nil, nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return nil, nil, err
+		}
+	}
 }
 
 // superviseDev starts everything, waits for the end, and stops everything.
@@ -122,7 +152,7 @@ func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.
 	for i := range state.Nodes {
 		n := &state.Nodes[i]
 		pid, err := children.start(n.Log, "server", "--id", n.ID, "--listen", n.Address, "--data", n.Data,
-			"--bootstrap", state.bootstrap(), "--log-level", opt.logLevel)
+			"--bootstrap", state.bootstrap(), "--log-level", opt.logLevel, "--allow-ids", "all") // they listen on loopback
 		if err != nil {
 			return err
 		}
@@ -176,8 +206,10 @@ func prepareDev(opt devOptions) (*devState, error) {
 	if err != nil {
 		return nil, err
 	}
+	awaitGone(state.MountPID, state.Dir)
 	state.Dir = opt.dir
 	for _, n := range state.Nodes {
+		awaitGone(n.PID, n.Data)
 		l, err := net.Listen("tcp", n.Address)
 		if err != nil {
 			return nil, errors.New(errors.KindBusy, "node %s's address %s is in use by another program (%w); stop that program, or start afresh with another --data", n.ID, n.Address, err)
@@ -185,6 +217,22 @@ func prepareDev(opt devOptions) (*devState, error) {
 		_ = l.Close()
 	}
 	return state, nil
+}
+
+// alive tells whether pid is a dfs process that was started with arg.
+func alive(pid int, arg string) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && pid > 0 && slices.Contains(strings.Split(string(line), "\x00"), arg)
+}
+
+// awaitGone waits until a process of an earlier start that was killed is gone: it stops
+// when its supervisor dies. One that does not is killed.
+func awaitGone(pid int, arg string) {
+	for deadline := time.Now().Add(devStopWait); alive(pid, arg); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func newDevState(opt devOptions) (*devState, error) {
@@ -249,14 +297,19 @@ func stopDev(ctx context.Context, data string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	ran := alive(state.MountPID, state.Dir)
 	for _, dir := range state.mounts(data) {
-		if err := umount(ctx, dir, umountOptions{wait: devStopWait}); err != nil {
-			return err
+		if fuse.Mounted(dir) { // else somebody has unmounted it
+			ran = true
+			if err := umount(ctx, dir, umountOptions{wait: devStopWait}); err != nil {
+				return err
+			}
 		}
 		state.forgetMount(data, dir)
 	}
 	lock, err := lockDev(data)
 	if err != nil { // somebody holds it: the supervisor lives
+		ran = true
 		if err := syscall.Kill(state.PID, syscall.SIGTERM); err != nil && err != syscall.ESRCH {
 			return errors.New(errors.KindOf(err), "stopping process %d: %w", state.PID, err)
 		}
@@ -269,12 +322,20 @@ func stopDev(ctx context.Context, data string, out io.Writer) error {
 		}
 	}
 	defer lock.Close()
+	awaitGone(state.MountPID, state.Dir) // after a kill -9 of the supervisor they stop by themselves
+	for _, n := range state.Nodes {
+		awaitGone(n.PID, n.Data)
+	}
 	if fuse.Mounted(state.Dir) {
 		if err := fuse.Unmount(state.Dir, true); err != nil {
 			return err
 		}
 	}
-	_, err = fmt.Fprintln(out, "stopped; the data is kept in", data)
+	word := "stopped"
+	if !ran {
+		word = "nothing was running"
+	}
+	_, err = fmt.Fprintf(out, "%s; the data is kept in %s\n", word, data)
 	return err
 }
 

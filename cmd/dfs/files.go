@@ -179,7 +179,8 @@ func list(out io.Writer, client *posixclient.Client, path string, long bool) err
 		return err
 	}
 	var infos []os.FileInfo
-	if info.IsDir() {
+	inside := info.IsDir()
+	if inside {
 		entries, err := client.ReadDir(path)
 		if err != nil {
 			return err
@@ -206,11 +207,15 @@ func list(out io.Writer, client *posixclient.Client, path string, long bool) err
 		}
 		st := statOf(info)
 		if info.Mode()&os.ModeSymlink != 0 {
-			if target, err := client.Readlink(path + "/" + info.Name()); err == nil {
+			at := path
+			if inside {
+				at += "/" + info.Name()
+			}
+			if target, err := client.Readlink(at); err == nil {
 				name += " -> " + target
 			}
 		}
-		if _, err := fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t %s\n", modeText(st.Mode), st.Nlink, st.Uid, st.Gid, st.Size,
+		if _, err := fmt.Fprintf(w, "%s %4d\t%d\t%d\t%d\t%s\t %s\n", modeText(st.Mode), st.Nlink, st.Uid, st.Gid, st.Size,
 			info.ModTime().Format("2006-01-02 15:04"), name); err != nil {
 			return err
 		}
@@ -254,7 +259,7 @@ func newMkdirCommand() *cobra.Command {
 
 func newRmCommand() *cobra.Command {
 	var recursive bool
-	cmd := fileCommand("rm PATH…", "remove files, and directories with -r", "  dfs rm /notes/old\n  dfs rm -r /build", cobra.MinimumNArgs(1),
+	cmd := fileCommand("rm PATH…", "remove files, and directories with -r", "  dfs rm /notes/old\n  dfs rm -r /build", leastArgs(1),
 		func(c *cobra.Command, client *posixclient.Client, args []string) error {
 			for _, path := range args {
 				remove := client.Unlink

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	stderrors "errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -39,8 +40,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()
-	if filepath.Base(os.Args[0]) == "mount.dfs" {
-		root.SetArgs(append([]string{"mount"}, mountHelperArgs(os.Args[1:])...))
+	if name := filepath.Base(os.Args[0]); name == "mount.dfs" || name == "mount.fuse.dfs" {
+		args, ok := mountHelperArgs(os.Args[1:])
+		if !ok {
+			return // mount -f: as if it were done
+		}
+		root.SetArgs(append([]string{"mount"}, args...))
 	}
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "dfs: %v\n", err)
@@ -49,8 +54,13 @@ func main() {
 }
 
 func exitCode(err error) int {
-	if _, ok := err.(usageError); ok {
+	var usage usageError
+	var child *childError
+	switch {
+	case stderrors.As(err, &usage):
 		return exitUsage
+	case stderrors.As(err, &child):
+		return child.code
 	}
 	switch errors.KindOf(err) {
 	case errors.KindTimeout, errors.KindUnavailable:
@@ -69,6 +79,8 @@ machines mount it: what one has written, all read, at once.
 Try it on this machine:  dfs dev ./mnt`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version: version,
+		Args: func(c *cobra.Command, args []string) error { return usage(c, cobra.NoArgs(c, args)) },
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())}
@@ -120,9 +132,13 @@ func rangeArgs(least, most int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error { return usage(c, cobra.RangeArgs(least, most)(c, args)) }
 }
 
+func leastArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error { return usage(c, cobra.MinimumNArgs(n)(c, args)) }
+}
+
 func usage(c *cobra.Command, err error) error {
 	if err == nil {
 		return nil
 	}
-	return usageError{fmt.Errorf("%w; usage: %s", err, c.UseLine())}
+	return usageError{fmt.Errorf("%w; usage: %s (see: %s --help)", err, c.UseLine(), c.CommandPath())}
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +42,7 @@ type mountFlags struct {
 	logLevel    string
 	trace       bool
 	onlyMe      bool
+	sloppy      bool
 	debug       string
 }
 
@@ -69,27 +73,36 @@ In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
 	c.Flags().StringVar(&f.logFile, "log", "", "log file of a background mount (default: /var/log/dfs/…, or ~/.local/state/dfs/… for users)")
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	c.Flags().BoolVar(&f.onlyMe, "only-me", false, "keep other users (root too) out")
+	c.Flags().BoolVar(&f.sloppy, "sloppy", false, "ignore unknown mount options, as mount -s does")
+	_ = c.Flags().MarkHidden("sloppy")
 	addDebugFlag(c, &f.debug)
 	c.Flags().BoolVar(&f.trace, "trace", false, "log every request of the kernel")
 	return c
 }
 
-// mountHelperArgs turns what mount(8) passes to mount.dfs (SOURCE DIR [-sfnv] [-o OPTIONS]) into dfs mount's arguments.
-func mountHelperArgs(args []string) []string {
-	var out []string
+// mountHelperArgs turns what mount(8) passes to mount.dfs (SOURCE DIR [-sfnv] [-N NS] [-o OPTIONS] [-t TYPE])
+// into dfs mount's arguments; !ok if only a pretended mount (-f) is asked for.
+func mountHelperArgs(args []string) (out []string, ok bool) {
+	ok = true
 	for i := 0; i < len(args); i++ {
 		switch {
 		case args[i] == "-o" && i+1 < len(args):
 			i++
 			out = append(out, "-o", args[i])
-		case args[i] == "-t" && i+1 < len(args):
+		case (args[i] == "-t" || args[i] == "-N") && i+1 < len(args):
 			i++
-		case strings.HasPrefix(args[i], "-"): // -s, -f, -n, -v: nothing here
+		case args[i] == "-h" || args[i] == "--help":
+			out = append(out, args[i])
+		case strings.HasPrefix(args[i], "-"):
+			ok = ok && !strings.Contains(args[i], "f")
+			if strings.Contains(args[i], "s") {
+				out = append(out, "--sloppy")
+			}
 		default:
 			out = append(out, args[i])
 		}
 	}
-	return out
+	return out, ok
 }
 
 // mountOptionFlags are the MS_* flags that fstab's words stand for.
@@ -121,93 +134,113 @@ func (f *mountFlags) parseOptions() (flags uintptr, err error) {
 					return 0, usageError{fmt.Errorf("mount option %s: %w", word, derr)}
 				}
 				*map[string]*time.Duration{"lease": &f.lease, "quorum-wait": &f.quorumWait, "wait": &f.wait, "stuck-after": &f.stuckAfter}[key] = d
-			default:
-				return 0, usageError{fmt.Errorf("unknown mount option %q", word)}
+			case !f.sloppy:
+				return 0, usageError{fmt.Errorf("unknown mount option %q; known are %s, cache=SIZE, lease=TIME, quorum-wait=TIME, wait=TIME, stuck-after=TIME, log=FILE, and fstab's own such as _netdev, noauto, nofail",
+					word, strings.Join(slices.Sorted(maps.Keys(mountOptionFlags)), ", "))}
 			}
 		}
 	}
 	return flags, nil
 }
 
-func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writer) error {
-	flags, err := f.parseOptions()
-	if err != nil {
-		return err
+// mountPlan is what the flags and arguments of dfs mount come to.
+type mountPlan struct {
+	mountFlags
+	source, dir string // dir is absolute
+	addrs       []string
+	flags       uintptr // MS_*
+	cacheBytes  int64
+}
+
+func (f *mountFlags) plan(source, dir string) (p *mountPlan, err error) {
+	p = &mountPlan{source: source}
+	if p.flags, err = f.parseOptions(); err != nil {
+		return nil, err
 	}
-	addrs, err := clusterAddrs(source)
-	if err != nil {
-		return err
+	p.mountFlags = *f // the options changed them
+	if p.addrs, err = clusterAddrs(source); err != nil {
+		return nil, err
 	}
-	cache, err := parseSize(f.cache)
-	if err != nil {
-		return err
+	if p.cacheBytes, err = parseSize(f.cache); err != nil {
+		return nil, err
+	}
+	if f.cacheBlocks > 0 {
+		p.cacheBytes = int64(f.cacheBlocks) * 4096
 	}
 	if f.lease < 0 || f.quorumWait < 0 || f.wait < 0 || f.cacheBlocks < 0 {
-		return usageError{fmt.Errorf("times and sizes must not be negative")}
+		return nil, usageError{fmt.Errorf("times and sizes must not be negative")}
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	p.dir, err = filepath.Abs(dir)
+	return p, err
+}
+
+func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writer) error {
+	p, err := f.plan(source, dir)
+	if err != nil {
 		return err
 	}
 	ready := newReadiness()
 	if !f.foreground && !ready.daemon() {
-		if err := fuse.CheckMountPoint(dir); err != nil {
+		if err := fuse.CheckMountPoint(p.dir); err != nil {
 			return err
 		}
-		log := f.logFile
+		log := p.logFile
 		if log == "" {
-			log = defaultLog(dir)
+			log = defaultLog(p.dir)
 		}
 		return background(ctx, os.Args[1:], log, out)
 	}
-	log, err := newLogger(f.logLevel)
+	log, err := newLogger(p.logLevel)
 	if err != nil {
 		return ready.failed(err)
 	}
-	if err := fuse.CheckMountPoint(dir); err != nil {
+	if err := fuse.CheckMountPoint(p.dir); err != nil {
 		return ready.failed(err)
 	}
-	if err := serveDebug(f.debug); err != nil {
+	if err := serveDebug(p.debug); err != nil {
 		return ready.failed(err)
 	}
-	if f.cacheBlocks > 0 {
-		cache = int64(f.cacheBlocks) * 4096
-	}
-	debug.SetMemoryLimit(cache + mountMemoryBytes)
+	debug.SetMemoryLimit(p.cacheBytes + mountMemoryBytes)
 	debug.SetGCPercent(50)
-	cl, err := cluster.Dial(addrs, cluster.Options{Log: log})
+	cl, err := cluster.Dial(p.addrs, cluster.Options{Log: log})
 	if err != nil {
 		return ready.failed(err)
 	}
 	defer cl.Close()
-	opening, cancel := context.WithTimeout(ctx, f.wait)
+	m, server, err := p.mount(ctx, cl, log)
+	if err != nil {
+		return ready.failed(err)
+	}
+	log.Info("mounted", "cluster", source, "dir", p.dir)
+	ready.ready(fmt.Sprintf("mounted at %s\n", p.dir))
+	return serveMount(ctx, m, server)
+}
+
+// mount opens a file server on the cluster and gives it to the kernel.
+func (p *mountPlan) mount(ctx context.Context, cl *cluster.Cluster, log *slog.Logger) (*fuse.Mount, *assembly.FileServer, error) {
+	opening, cancel := context.WithTimeout(ctx, p.wait)
 	defer cancel()
 	host, _ := os.Hostname()
-	quorumWait := f.quorumWait
+	quorumWait, stuck := p.quorumWait, p.stuckAfter
 	if quorumWait == 0 {
-		quorumWait = -1 // for ever
+		quorumWait, stuck = -1, 0 // for ever, and then nothing is stuck
 	}
 	server, err := assembly.OpenFileServer(opening, cl, assembly.FileServerOptions{
-		Name: fmt.Sprintf("%s:%s (pid %d)", host, dir, os.Getpid()), TTL: f.lease, Logger: log,
-		SessionFile: sessionFile(dir),
-		FS:          fs.Options{CacheBytes: cache, CacheBlocks: f.cacheBlocks, QuorumWait: quorumWait},
+		Name: fmt.Sprintf("%s:%s (pid %d)", host, p.dir, os.Getpid()), TTL: p.lease, Logger: log,
+		SessionFile: sessionFile(p.dir),
+		FS:          fs.Options{CacheBytes: p.cacheBytes, CacheBlocks: p.cacheBlocks, QuorumWait: quorumWait},
 	})
 	if err != nil {
-		return ready.failed(errors.New(errors.KindOf(err), "cannot mount %s: %w", source, err))
+		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w", p.source, err)
 	}
-	stuck := f.stuckAfter
-	if f.quorumWait == 0 {
-		stuck = 0
-	}
-	m, err := fuse.New(dir, server, fuse.Options{Source: source, MountFlags: flags, OnlyMe: f.onlyMe, StuckAfter: stuck, Trace: f.trace, Logger: log})
+	m, err := fuse.New(p.dir, server, fuse.Options{Source: p.source, MountFlags: p.flags, OnlyMe: p.onlyMe, StuckAfter: stuck, Trace: p.trace, Logger: log})
 	if err != nil {
 		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		return ready.failed(firstError(err, server.Close(closing)))
+		return nil, nil, firstError(err, server.Close(closing))
 	}
 	server.SetInvalidator(m.Invalidator())
-	log.Info("mounted", "cluster", source, "dir", dir)
-	ready.ready(fmt.Sprintf("mounted at %s\n", dir))
-	return serveMount(ctx, m, server)
+	return m, server, nil
 }
 
 // serveMount waits until somebody unmounts, or unmounts when ctx ends, and then flushes.

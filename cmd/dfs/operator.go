@@ -311,7 +311,7 @@ func (o *operator) scrubAll(ctx context.Context, node string) error {
 			continue
 		}
 		if n.Details == nil {
-			failed = firstError(failed, errors.New(errors.KindUnavailable, "node %s does not answer: %s", n.Node, firstLine(n.Error)))
+			failed = firstError(failed, errors.New(errors.KindUnavailable, "node %s at %s does not answer: %s", orDash(n.Node), n.Address, firstLine(n.Error)))
 			continue
 		}
 		failed = firstError(failed, o.scrub(ctx, n))
@@ -387,7 +387,7 @@ func (o *operator) compare(ctx context.Context, wait time.Duration) error {
 		images := make([]map[chunkKey]chunkState, len(nodes))
 		for i, n := range nodes {
 			if n.Details == nil {
-				return errors.New(errors.KindUnavailable, "node %s does not answer: %s", n.Node, firstLine(n.Error))
+				return errors.New(errors.KindUnavailable, "node %s at %s does not answer: %s", orDash(n.Node), n.Address, firstLine(n.Error))
 			}
 			image, err := o.image(ctx, n.Address)
 			if err != nil {

@@ -52,7 +52,7 @@ cluster. A further node is started with --join and then added by "dfs node add".
 	c.Flags().StringVar(&f.capacity, "capacity", "", "admitted capacity of the whole cluster, such as 100G (default: 90% of what the smallest replica's disk can hold)")
 	c.Flags().StringVar(&f.checkpoint, "checkpoint", "256M", "how much is written between two checkpoints: what a start after a crash redoes at most")
 	c.Flags().StringVar(&f.keepLog, "keep-log", "128M", "how much of the log is kept behind a checkpoint, for nodes that were away")
-	c.Flags().StringVar(&f.allowIDs, "allow-ids", "", "user ids that thin clients may claim: all, or a list of numbers (default: none, they act as nobody)")
+	c.Flags().StringVar(&f.allowIDs, "allow-ids", "", "user and group ids that thin clients may claim: all, or a list of numbers (default: none, they act as nobody)")
 	c.Flags().BoolVar(&f.insecure, "insecure-listen", false, "allow --listen on an address beyond loopback: traffic is neither encrypted nor authenticated yet")
 	addDebugFlag(c, &f.debug)
 	c.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -176,5 +176,5 @@ func parseIDs(s string) (func(uid, gid uint32) bool, error) {
 		}
 		allowed[uint32(id)] = true
 	}
-	return func(uid, _ uint32) bool { return allowed[uid] }, nil
+	return func(uid, gid uint32) bool { return allowed[uid] && allowed[gid] }, nil
 }

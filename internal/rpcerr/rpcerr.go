@@ -133,6 +133,9 @@ func textOf(st *status.Status) string {
 	if st.Message() == "" {
 		return "rpc failed: " + st.Code().String()
 	}
+	if _, dialing, ok := strings.Cut(st.Message(), `"transport: Error while dialing: `); ok {
+		return strings.TrimSuffix(dialing, `"`)
+	}
 	return "rpc failed: " + st.Code().String() + ": " + st.Message()
 }
 
