@@ -295,7 +295,13 @@ func TestLookupUncacheable(t *testing.T) {
 	if e := m.lookup(RootIno, "f"); !e.AttrCacheable || !e.NameCacheable {
 		t.Errorf("%+v is not cacheable, with both locks held", e)
 	}
+	if e, err := m.Lookup(ctx, root, RootIno, "absent"); !errors.Is(err, errors.KindNotExist) || !e.NameCacheable {
+		t.Errorf("the absence of a name is not cacheable: %+v, %v", e, err)
+	}
 	m.PrepareRevoke(lockserver.LockID(RootIno), lockserver.None)
+	if e, _ := m.Lookup(ctx, root, RootIno, "absent"); e.NameCacheable {
+		t.Errorf("the absence of a name in a directory being revoked is cacheable")
+	}
 	if e := m.lookup(RootIno, "f"); !e.AttrCacheable || e.NameCacheable {
 		t.Errorf("a name of a directory being revoked is cacheable")
 	}

@@ -48,7 +48,7 @@ func (ss *session) peek(ctx context.Context, c *Caller, dir uint64, name string)
 	return child, err
 }
 
-// Lookup finds a name.
+// Lookup finds a name. With KindNotExist the entry says whether the kernel may keep that.
 //
 // The child's lock. A thin client (Check) uses the attributes of the answer, so both locks are taken. A kernel may have this
 // LOOKUP wait inside the directory while a revoke of the directory waits for it (section 7 of the design): so the directory's lock is let go,
@@ -77,6 +77,9 @@ func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name strin
 	n := p.of(dir)
 	child, err := ss.lookupName(ctx, c, n, name)
 	if err != nil {
+		if errors.Is(err, errors.KindNotExist) {
+			e.NameCacheable = ss.nameCacheable(&p, n) // that there is none
+		}
 		if aerr := ss.answer(ctx, false); aerr != nil {
 			err = aerr
 		}
