@@ -69,5 +69,6 @@
 // # Direct I/O
 //
 // Runs of 128 KiB and more are written past the page cache (O_DIRECT), the rest through it: BenchmarkApplyStream
-// compares. It costs less processor time, and leaves nothing for a checkpoint's sync to write in one burst beside the log's. The kernel keeps the two coherent; a chunk's lock keeps them from meeting in one range.
+// compares. So nothing is left for a checkpoint's sync to write in one burst beside the log's. The kernel keeps the two
+// coherent; a chunk's lock keeps them from meeting in one range.
 package device
