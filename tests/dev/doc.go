@@ -1,0 +1,2 @@
+// Package dev holds black-box tests of `dfs dev`: a whole cluster on one machine, by one command.
+package dev
