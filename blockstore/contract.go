@@ -70,9 +70,13 @@ type ReadResult struct {
 //
 // Presence returns, for Count blocks from Block on (Count at most 1<<20), a
 // bitmap of the blocks that are present, LSB first.
+//
+// SkipAbsent returns the first block at or after block that may be present, MaxUint64 if there is none:
+// what is between is absent. So a sparse vdisk of any size is walked in steps of what is there.
 type Reader interface {
 	Read(ctx context.Context, spans []ReadSpan, minIndex uint64) ([]ReadResult, uint64, error)
 	Presence(ctx context.Context, span ReadSpan, minIndex uint64) ([]byte, uint64, error)
+	SkipAbsent(ctx context.Context, vdisk, block, minIndex uint64) (uint64, error)
 }
 
 // Sink takes the records of one writer, in order.

@@ -53,6 +53,8 @@ type Device interface {
 	// that do not fit are returned in bad (their dst bytes are undefined, but for a Suspect one: what redo made of it).
 	Read(span wal.Span, dst, present []byte) (bad []BadBlock, err error)
 	Presence(span wal.Span, present []byte) error
+	// SkipAbsent returns the first block at or after block that may be present, MaxUint64 if there is none: what is between is absent.
+	SkipAbsent(vdisk, block uint64) (uint64, error)
 	// Repair puts data in place of a bad block if its chunk's last index is still bad.LastIndex and
 	// the block is still bad; done tells whether it did.
 	Repair(bad BadBlock, data []byte, present bool) (done bool, err error)

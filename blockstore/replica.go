@@ -46,4 +46,6 @@ type Replica interface {
 	// with a bad checksum are repaired from another replica first.
 	ReadLocal(ctx context.Context, spans []ReadSpan, minIndex uint64) ([]ReadResult, uint64, error)
 	PresenceLocal(ctx context.Context, span ReadSpan, minIndex uint64) ([]byte, uint64, error)
+	// SkipAbsentLocal is Reader's SkipAbsent on this node.
+	SkipAbsentLocal(ctx context.Context, vdisk, block, minIndex uint64) (next, index uint64, err error)
 }

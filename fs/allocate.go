@@ -62,12 +62,23 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 					end = min(end, max(off+1, in.Size))
 				}
 			}
+			if mode&fallocPunchHole == 0 {
+				if err := ss.roomFor(ctx, n.in.Load(), length/blockSize); err != nil {
+					return err
+				}
+			}
 			for at := off; at < end; {
 				stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
 				if err := ss.allocateStep(ctx, n, at, stop, mode, h.killPriv); err != nil {
 					return err
 				}
-				at = stop
+				if at = stop; mode&fallocPunchHole != 0 && at < end {
+					next, err := ss.nextPresent(ctx, n, at/blockSize, (end+blockSize-1)/blockSize)
+					if err != nil {
+						return err
+					}
+					at = max(at, next*blockSize)
+				}
 			}
 			return ss.answer(ctx, true)
 		})
@@ -76,6 +87,24 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 		return s.fsync(ctx, h)
 	}
 	return err
+}
+
+// roomFor refuses an allocation of so many blocks that it cannot fit, before it fills the store. KindNoSpace.
+func (ss *session) roomFor(ctx context.Context, in *layout.Inode, blocks uint64) error {
+	have := dataBlocks(in)
+	if blocks <= trimWindow || blocks <= have {
+		return nil
+	}
+	bctx, cancel := ss.bound(ctx)
+	defer cancel()
+	sp, err := ss.be.Store.Space(bctx)
+	if err != nil {
+		return ss.waited(ctx, err, "asking for the space")
+	}
+	if free := sp.CapacityBlocks - min(sp.CapacityBlocks, sp.UsedBlocks); blocks-have > free {
+		return errors.New(errors.KindNoSpace, "an allocation of %d blocks where %d are free", blocks, free)
+	}
+	return nil
 }
 
 // allocateStep does [off, end), within one window.
@@ -272,6 +301,15 @@ func (ss *session) seek(ctx context.Context, n *node, in *layout.Inode, off uint
 	for b := off / blockSize; b < last; {
 		if dataBlocks(in) == 0 {
 			break
+		}
+		if data {
+			next, err := ss.nextPresent(ctx, n, b, last)
+			if err != nil {
+				return 0, err
+			}
+			if b = next; b == last {
+				break
+			}
 		}
 		c, err := ss.presenceOf(ctx, n, b/presenceChunkBlocks)
 		if err != nil {

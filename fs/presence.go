@@ -92,6 +92,39 @@ func (ss *session) presenceOf(ctx context.Context, n *node, i uint64) (*presence
 	return n.pres.addLocked(i, c), nil
 }
 
+// nextPresent returns the first block at or after block, below end, that may be present; end if there is none. Chunks that are known
+// are looked at, the store is asked about the others, and nothing is kept: what it costs is what is present, not how
+// large the hole is.
+func (ss *session) nextPresent(ctx context.Context, n *node, block, end uint64) (uint64, error) {
+	for block < end {
+		i := block / presenceChunkBlocks
+		if c := n.pres.chunkIfKnown(i); c != nil {
+			base := i * presenceChunkBlocks
+			if b := c.next(block-base, presenceChunkBlocks, true); b < presenceChunkBlocks {
+				return min(base+b, end), nil
+			}
+			block = base + presenceChunkBlocks
+			continue
+		}
+		known := n.pres.nextKnown(i, end)
+		if n.pres.knownAbsent(block) {
+			block = known
+			continue
+		}
+		bctx, cancel := ss.bound(ctx)
+		next, err := ss.be.Store.SkipAbsent(bctx, n.ino, block, ss.minIndex(n.id()))
+		cancel()
+		if err != nil {
+			return 0, ss.waited(ctx, err, "asking for the next present block")
+		}
+		if next < known {
+			return next, nil
+		}
+		block = known
+	}
+	return end, nil
+}
+
 // eachPresence calls f for the parts of [first, first+count) by chunk, with the bit range in it.
 func (ss *session) eachPresence(ctx context.Context, n *node, first, count uint64, f func(c *presenceChunk, from, to uint64)) error {
 	for end := first + count; first < end; {
@@ -262,10 +295,16 @@ func (ss *session) countPresent(ctx context.Context, n *node, first, count uint6
 		if err != nil {
 			return 0, ss.waited(ctx, err, "asking which blocks are present")
 		}
+		there := uint64(0)
 		for _, b := range bitmap {
-			total += uint64(bits.OnesCount8(b))
+			there += uint64(bits.OnesCount8(b))
 		}
-		first = stop
+		total += there
+		if first = stop; there == 0 {
+			if first, err = ss.nextPresent(ctx, n, first, end); err != nil {
+				return 0, err
+			}
+		}
 	}
 	return total, nil
 }

@@ -156,7 +156,10 @@ func (ss *session) truncateWindow(ctx context.Context, n *node, pos, below uint6
 	}
 	if pos%(1<<20) == 0 {
 		if there, err := ss.countPresent(ctx, n, pos, 1<<20); err != nil || there == 0 {
-			return false, pos + 1<<20, err
+			if err == nil {
+				next, err = ss.nextPresent(ctx, n, pos+1<<20, layout.DataBlocksMax)
+			}
+			return false, next, err
 		}
 	}
 	stop := min((pos/trimWindow+1)*trimWindow, layout.DataBlocksMax)

@@ -313,6 +313,14 @@ func (r *fakeReplica) PresenceLocal(ctx context.Context, span blockstore.ReadSpa
 	return make([]byte, (span.Count+7)/8), r.applied(), nil
 }
 
+// SkipAbsentLocal implements blockstore.Replica: every 1000th block is present.
+func (r *fakeReplica) SkipAbsentLocal(ctx context.Context, vdisk, block, minIndex uint64) (uint64, uint64, error) {
+	if r.applied() < minIndex {
+		return 0, 0, errors.Of(errors.KindNotReached)
+	}
+	return (block + 999) / 1000 * 1000, r.applied(), nil
+}
+
 // record makes a record that carries payload.
 func record(payload uint64, size int) []byte {
 	data := make([]byte, min(max(size, 8), wal.BlockSize))

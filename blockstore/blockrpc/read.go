@@ -181,6 +181,21 @@ func (c *Client) Presence(ctx context.Context, span blockstore.ReadSpan, minInde
 	return resp.Present, resp.Index, nil
 }
 
+// SkipAbsent implements blockstore.Reader.
+func (c *Client) SkipAbsent(ctx context.Context, vdisk, block, minIndex uint64) (uint64, error) {
+	resp, err := anyReplica(ctx, c, "asking for the next present block", minIndex, func(ctx context.Context, cc *grpc.ClientConn, wait uint32) (*blockpb.SkipAbsentResponse, error) {
+		resp, err := blockpb.NewBlockStoreClient(cc).SkipAbsent(ctx, &blockpb.SkipAbsentRequest{Vdisk: vdisk, Block: block, MinIndex: minIndex, WaitMillis: wait})
+		if err == nil && (resp.Block < block || resp.Index < minIndex) {
+			err = errors.New(errors.KindCorrupt, "the answer about the first present block from %d on at index %d does not fit the question", block, minIndex)
+		}
+		return resp, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return resp.Block, nil
+}
+
 // question is one call to one node; waitMillis is how long it may wait for its index.
 type question[T any] func(ctx context.Context, cc *grpc.ClientConn, waitMillis uint32) (T, error)
 

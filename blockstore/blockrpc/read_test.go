@@ -150,6 +150,9 @@ func TestReadSplitsAndPresence(t *testing.T) {
 		if err != nil || len(p) != 1<<17 {
 			t.Fatalf("%d %v", len(p), err)
 		}
+		if next, err := c.SkipAbsent(t.Context(), 1, 1001, 1); err != nil || next != 2000 {
+			t.Fatalf("%d %v", next, err)
+		}
 		if _, _, err := c.Presence(t.Context(), blockstore.ReadSpan{VDisk: 1, Count: 1<<20 + 1}, 1); !errors.Is(err, errors.KindInvalid) {
 			t.Fatal(err)
 		}

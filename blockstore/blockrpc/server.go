@@ -210,6 +210,18 @@ func (b *blockServer) Presence(ctx context.Context, in *blockpb.PresenceRequest)
 	return &blockpb.PresenceResponse{Index: index, Present: present}, nil
 }
 
+// SkipAbsent answers from this node's device.
+func (b *blockServer) SkipAbsent(ctx context.Context, in *blockpb.SkipAbsentRequest) (*blockpb.SkipAbsentResponse, error) {
+	if err := b.waitApplied(ctx, in.MinIndex, in.WaitMillis); err != nil {
+		return nil, err
+	}
+	next, index, err := b.replica().SkipAbsentLocal(ctx, in.Vdisk, in.Block, in.MinIndex)
+	if err != nil {
+		return nil, err
+	}
+	return &blockpb.SkipAbsentResponse{Index: index, Block: next}, nil
+}
+
 // commandKinds are the commands that a file server may send.
 var commandKinds = map[blockpb.CommandRequest_Kind]blockstore.CommandKind{
 	blockpb.CommandRequest_TAKE_INODES:    blockstore.CmdTakeInodes,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -130,6 +131,18 @@ func differs(d *Device, m *model, skip map[wal.Addr]bool) ([]BadBlock, error) {
 			}
 			if !bytes.Equal(present, only) {
 				return nil, fmt.Errorf("Read and Presence differ about vdisk %d", v)
+			}
+			next, err := d.SkipAbsent(v, span.Block)
+			if err != nil {
+				return nil, err
+			}
+			for i := range span.Count {
+				if span.Block+i < next && only[i/8]>>(i%8)&1 == 1 {
+					return nil, fmt.Errorf("SkipAbsent goes from block %d to %d of vdisk %d, past %d", span.Block, next, v, span.Block+i)
+				}
+			}
+			if next != math.MaxUint64 && chunkOf(v, next) != chunkOf(v, span.Block) && next != chunkFirst(chunkOf(v, next).Chunk) {
+				return nil, fmt.Errorf("SkipAbsent stops within a chunk, at %d of vdisk %d", next, v)
 			}
 			all = append(all, bad...)
 			isBad := map[uint64]bool{}

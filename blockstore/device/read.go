@@ -2,6 +2,7 @@ package device
 
 import (
 	"crypto/sha256"
+	"math"
 	"math/bits"
 
 	"dfs/blockstore"
@@ -153,6 +154,23 @@ func (v *view) check(dst []byte) (bad []BadBlock) {
 		}
 	}
 	return bad
+}
+
+// SkipAbsent returns the first block at or after block that may be present: no block before it is, from block on. MaxUint64
+// if there is none.
+func (d *Device) SkipAbsent(vdisk, block uint64) (uint64, error) {
+	if err := d.enterComplete(); err != nil {
+		return 0, err
+	}
+	defer d.leave()
+	there, err := d.list(chunkOf(vdisk, block), blockstore.ChunkID{VDisk: vdisk, Chunk: chunkMax}, 1)
+	if err != nil {
+		return 0, err
+	}
+	if len(there) == 0 {
+		return math.MaxUint64, nil
+	}
+	return max(block, chunkFirst(there[0].id.Chunk)), nil
 }
 
 // Presence sets a bit of present for each block of span (at most PresenceMax) that is present, LSB first. KindCorrupt

@@ -90,6 +90,18 @@ func (n *Node) PresenceLocal(ctx context.Context, span blockstore.ReadSpan, minI
 	return present, index, nil
 }
 
+// SkipAbsentLocal is blockstore.Replica's.
+func (n *Node) SkipAbsentLocal(ctx context.Context, vdisk, block, minIndex uint64) (next, index uint64, err error) {
+	if err := n.waitReadable(ctx, minIndex); err != nil {
+		return 0, 0, err
+	}
+	index, err = n.steady(ctx, []wal.Span{{VDisk: vdisk, Block: block, Count: 1}}, func() (_ []blockstore.BadBlock, err error) {
+		next, err = n.applier.dev.SkipAbsent(vdisk, block)
+		return nil, err
+	})
+	return next, index, err
+}
+
 // steady runs read until no record touched the spans meanwhile and no block was bad, repairing bad ones,
 // and returns the index that the result is of.
 func (n *Node) steady(ctx context.Context, spans []wal.Span, read func() ([]blockstore.BadBlock, error)) (uint64, error) {

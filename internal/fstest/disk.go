@@ -6,6 +6,7 @@ package fstest
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 
 	"dfs/blockstore"
@@ -342,6 +343,15 @@ func (s *Store) Presence(ctx context.Context, sp blockstore.ReadSpan, minIndex u
 	out := make([]byte, (sp.Count+7)/8)
 	s.d.eachPresent(sp, minIndex, func(i uint64) { out[i/8] |= 1 << (i % 8) })
 	return out, s.d.index, nil
+}
+
+// SkipAbsent tells the first present block from block on.
+func (s *Store) SkipAbsent(ctx context.Context, vdisk, block, minIndex uint64) (uint64, error) {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	next := uint64(math.MaxUint64)
+	s.d.eachPresent(wal.Span{VDisk: vdisk, Block: block, Count: math.MaxUint64 - block}, minIndex, func(i uint64) { next = min(next, block+i) })
+	return next, nil
 }
 
 func (d *Disk) eachPresent(sp wal.Span, minIndex uint64, f func(i uint64)) {

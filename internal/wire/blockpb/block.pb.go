@@ -76,7 +76,7 @@ func (x CommandRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CommandRequest_Kind.Descriptor instead.
 func (CommandRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{8, 0}
+	return file_block_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type Span struct {
@@ -371,6 +371,126 @@ func (x *PresenceResponse) GetPresent() []byte {
 	return nil
 }
 
+type SkipAbsentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vdisk         uint64                 `protobuf:"varint,1,opt,name=vdisk,proto3" json:"vdisk,omitempty"`
+	Block         uint64                 `protobuf:"varint,2,opt,name=block,proto3" json:"block,omitempty"`
+	MinIndex      uint64                 `protobuf:"varint,3,opt,name=min_index,json=minIndex,proto3" json:"min_index,omitempty"`
+	WaitMillis    uint32                 `protobuf:"varint,4,opt,name=wait_millis,json=waitMillis,proto3" json:"wait_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipAbsentRequest) Reset() {
+	*x = SkipAbsentRequest{}
+	mi := &file_block_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipAbsentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipAbsentRequest) ProtoMessage() {}
+
+func (x *SkipAbsentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_block_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipAbsentRequest.ProtoReflect.Descriptor instead.
+func (*SkipAbsentRequest) Descriptor() ([]byte, []int) {
+	return file_block_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SkipAbsentRequest) GetVdisk() uint64 {
+	if x != nil {
+		return x.Vdisk
+	}
+	return 0
+}
+
+func (x *SkipAbsentRequest) GetBlock() uint64 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
+func (x *SkipAbsentRequest) GetMinIndex() uint64 {
+	if x != nil {
+		return x.MinIndex
+	}
+	return 0
+}
+
+func (x *SkipAbsentRequest) GetWaitMillis() uint32 {
+	if x != nil {
+		return x.WaitMillis
+	}
+	return 0
+}
+
+type SkipAbsentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Block         uint64                 `protobuf:"varint,2,opt,name=block,proto3" json:"block,omitempty"` // 2^64-1: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SkipAbsentResponse) Reset() {
+	*x = SkipAbsentResponse{}
+	mi := &file_block_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SkipAbsentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SkipAbsentResponse) ProtoMessage() {}
+
+func (x *SkipAbsentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_block_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SkipAbsentResponse.ProtoReflect.Descriptor instead.
+func (*SkipAbsentResponse) Descriptor() ([]byte, []int) {
+	return file_block_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SkipAbsentResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SkipAbsentResponse) GetBlock() uint64 {
+	if x != nil {
+		return x.Block
+	}
+	return 0
+}
+
 type WriteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Writer        uint64                 `protobuf:"varint,1,opt,name=writer,proto3" json:"writer,omitempty"` // first message only, and so the next two
@@ -384,7 +504,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_block_proto_msgTypes[5]
+	mi := &file_block_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +516,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[5]
+	mi := &file_block_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +529,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{5}
+	return file_block_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WriteRequest) GetWriter() uint64 {
@@ -456,7 +576,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_block_proto_msgTypes[6]
+	mi := &file_block_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +588,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[6]
+	mi := &file_block_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +601,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{6}
+	return file_block_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteResponse) GetAcks() []*Ack {
@@ -501,7 +621,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_block_proto_msgTypes[7]
+	mi := &file_block_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +633,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[7]
+	mi := &file_block_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +646,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{7}
+	return file_block_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -556,7 +676,7 @@ type CommandRequest struct {
 
 func (x *CommandRequest) Reset() {
 	*x = CommandRequest{}
-	mi := &file_block_proto_msgTypes[8]
+	mi := &file_block_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +688,7 @@ func (x *CommandRequest) String() string {
 func (*CommandRequest) ProtoMessage() {}
 
 func (x *CommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[8]
+	mi := &file_block_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +701,7 @@ func (x *CommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandRequest.ProtoReflect.Descriptor instead.
 func (*CommandRequest) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{8}
+	return file_block_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CommandRequest) GetKind() CommandRequest_Kind {
@@ -630,7 +750,7 @@ type CommandResponse struct {
 
 func (x *CommandResponse) Reset() {
 	*x = CommandResponse{}
-	mi := &file_block_proto_msgTypes[9]
+	mi := &file_block_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +762,7 @@ func (x *CommandResponse) String() string {
 func (*CommandResponse) ProtoMessage() {}
 
 func (x *CommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[9]
+	mi := &file_block_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +775,7 @@ func (x *CommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResponse.ProtoReflect.Descriptor instead.
 func (*CommandResponse) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{9}
+	return file_block_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CommandResponse) GetIndex() uint64 {
@@ -687,7 +807,7 @@ type SpaceRequest struct {
 
 func (x *SpaceRequest) Reset() {
 	*x = SpaceRequest{}
-	mi := &file_block_proto_msgTypes[10]
+	mi := &file_block_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +819,7 @@ func (x *SpaceRequest) String() string {
 func (*SpaceRequest) ProtoMessage() {}
 
 func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[10]
+	mi := &file_block_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +832,7 @@ func (x *SpaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceRequest.ProtoReflect.Descriptor instead.
 func (*SpaceRequest) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{10}
+	return file_block_proto_rawDescGZIP(), []int{12}
 }
 
 type SpaceResponse struct {
@@ -726,7 +846,7 @@ type SpaceResponse struct {
 
 func (x *SpaceResponse) Reset() {
 	*x = SpaceResponse{}
-	mi := &file_block_proto_msgTypes[11]
+	mi := &file_block_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +858,7 @@ func (x *SpaceResponse) String() string {
 func (*SpaceResponse) ProtoMessage() {}
 
 func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[11]
+	mi := &file_block_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +871,7 @@ func (x *SpaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceResponse.ProtoReflect.Descriptor instead.
 func (*SpaceResponse) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{11}
+	return file_block_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SpaceResponse) GetCapacityBlocks() uint64 {
@@ -783,7 +903,7 @@ type RetiredRequest struct {
 
 func (x *RetiredRequest) Reset() {
 	*x = RetiredRequest{}
-	mi := &file_block_proto_msgTypes[12]
+	mi := &file_block_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +915,7 @@ func (x *RetiredRequest) String() string {
 func (*RetiredRequest) ProtoMessage() {}
 
 func (x *RetiredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[12]
+	mi := &file_block_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +928,7 @@ func (x *RetiredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredRequest.ProtoReflect.Descriptor instead.
 func (*RetiredRequest) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{12}
+	return file_block_proto_rawDescGZIP(), []int{14}
 }
 
 type RetiredResponse struct {
@@ -820,7 +940,7 @@ type RetiredResponse struct {
 
 func (x *RetiredResponse) Reset() {
 	*x = RetiredResponse{}
-	mi := &file_block_proto_msgTypes[13]
+	mi := &file_block_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +952,7 @@ func (x *RetiredResponse) String() string {
 func (*RetiredResponse) ProtoMessage() {}
 
 func (x *RetiredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_block_proto_msgTypes[13]
+	mi := &file_block_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +965,7 @@ func (x *RetiredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiredResponse.ProtoReflect.Descriptor instead.
 func (*RetiredResponse) Descriptor() ([]byte, []int) {
-	return file_block_proto_rawDescGZIP(), []int{13}
+	return file_block_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetiredResponse) GetWriters() []uint64 {
@@ -880,7 +1000,16 @@ const file_block_proto_rawDesc = "" +
 	"waitMillis\"B\n" +
 	"\x10PresenceResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
-	"\apresent\x18\x02 \x01(\fR\apresent\"|\n" +
+	"\apresent\x18\x02 \x01(\fR\apresent\"}\n" +
+	"\x11SkipAbsentRequest\x12\x14\n" +
+	"\x05vdisk\x18\x01 \x01(\x04R\x05vdisk\x12\x14\n" +
+	"\x05block\x18\x02 \x01(\x04R\x05block\x12\x1b\n" +
+	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\x12\x1f\n" +
+	"\vwait_millis\x18\x04 \x01(\rR\n" +
+	"waitMillis\"@\n" +
+	"\x12SkipAbsentResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05block\x18\x02 \x01(\x04R\x05block\"|\n" +
 	"\fWriteRequest\x12\x16\n" +
 	"\x06writer\x18\x01 \x01(\x04R\x06writer\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12\x14\n" +
@@ -918,11 +1047,13 @@ const file_block_proto_rawDesc = "" +
 	"\x0freserved_blocks\x18\x03 \x01(\x04R\x0ereservedBlocks\"\x10\n" +
 	"\x0eRetiredRequest\"+\n" +
 	"\x0fRetiredResponse\x12\x18\n" +
-	"\awriters\x18\x01 \x03(\x04R\awriters2\xae\x03\n" +
+	"\awriters\x18\x01 \x03(\x04R\awriters2\xff\x03\n" +
 	"\n" +
 	"BlockStore\x12=\n" +
 	"\x04Read\x12\x19.dfs.block.v1.ReadRequest\x1a\x1a.dfs.block.v1.ReadResponse\x12I\n" +
-	"\bPresence\x12\x1d.dfs.block.v1.PresenceRequest\x1a\x1e.dfs.block.v1.PresenceResponse\x12D\n" +
+	"\bPresence\x12\x1d.dfs.block.v1.PresenceRequest\x1a\x1e.dfs.block.v1.PresenceResponse\x12O\n" +
+	"\n" +
+	"SkipAbsent\x12\x1f.dfs.block.v1.SkipAbsentRequest\x1a .dfs.block.v1.SkipAbsentResponse\x12D\n" +
 	"\x05Write\x12\x1a.dfs.block.v1.WriteRequest\x1a\x1b.dfs.block.v1.WriteResponse(\x010\x01\x12F\n" +
 	"\aCommand\x12\x1c.dfs.block.v1.CommandRequest\x1a\x1d.dfs.block.v1.CommandResponse\x12@\n" +
 	"\x05Space\x12\x1a.dfs.block.v1.SpaceRequest\x1a\x1b.dfs.block.v1.SpaceResponse\x12F\n" +
@@ -941,43 +1072,47 @@ func file_block_proto_rawDescGZIP() []byte {
 }
 
 var file_block_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_block_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_block_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_block_proto_goTypes = []any{
-	(CommandRequest_Kind)(0), // 0: dfs.block.v1.CommandRequest.Kind
-	(*Span)(nil),             // 1: dfs.block.v1.Span
-	(*ReadRequest)(nil),      // 2: dfs.block.v1.ReadRequest
-	(*ReadResponse)(nil),     // 3: dfs.block.v1.ReadResponse
-	(*PresenceRequest)(nil),  // 4: dfs.block.v1.PresenceRequest
-	(*PresenceResponse)(nil), // 5: dfs.block.v1.PresenceResponse
-	(*WriteRequest)(nil),     // 6: dfs.block.v1.WriteRequest
-	(*WriteResponse)(nil),    // 7: dfs.block.v1.WriteResponse
-	(*Ack)(nil),              // 8: dfs.block.v1.Ack
-	(*CommandRequest)(nil),   // 9: dfs.block.v1.CommandRequest
-	(*CommandResponse)(nil),  // 10: dfs.block.v1.CommandResponse
-	(*SpaceRequest)(nil),     // 11: dfs.block.v1.SpaceRequest
-	(*SpaceResponse)(nil),    // 12: dfs.block.v1.SpaceResponse
-	(*RetiredRequest)(nil),   // 13: dfs.block.v1.RetiredRequest
-	(*RetiredResponse)(nil),  // 14: dfs.block.v1.RetiredResponse
+	(CommandRequest_Kind)(0),   // 0: dfs.block.v1.CommandRequest.Kind
+	(*Span)(nil),               // 1: dfs.block.v1.Span
+	(*ReadRequest)(nil),        // 2: dfs.block.v1.ReadRequest
+	(*ReadResponse)(nil),       // 3: dfs.block.v1.ReadResponse
+	(*PresenceRequest)(nil),    // 4: dfs.block.v1.PresenceRequest
+	(*PresenceResponse)(nil),   // 5: dfs.block.v1.PresenceResponse
+	(*SkipAbsentRequest)(nil),  // 6: dfs.block.v1.SkipAbsentRequest
+	(*SkipAbsentResponse)(nil), // 7: dfs.block.v1.SkipAbsentResponse
+	(*WriteRequest)(nil),       // 8: dfs.block.v1.WriteRequest
+	(*WriteResponse)(nil),      // 9: dfs.block.v1.WriteResponse
+	(*Ack)(nil),                // 10: dfs.block.v1.Ack
+	(*CommandRequest)(nil),     // 11: dfs.block.v1.CommandRequest
+	(*CommandResponse)(nil),    // 12: dfs.block.v1.CommandResponse
+	(*SpaceRequest)(nil),       // 13: dfs.block.v1.SpaceRequest
+	(*SpaceResponse)(nil),      // 14: dfs.block.v1.SpaceResponse
+	(*RetiredRequest)(nil),     // 15: dfs.block.v1.RetiredRequest
+	(*RetiredResponse)(nil),    // 16: dfs.block.v1.RetiredResponse
 }
 var file_block_proto_depIdxs = []int32{
 	1,  // 0: dfs.block.v1.ReadRequest.spans:type_name -> dfs.block.v1.Span
 	1,  // 1: dfs.block.v1.PresenceRequest.span:type_name -> dfs.block.v1.Span
-	8,  // 2: dfs.block.v1.WriteResponse.acks:type_name -> dfs.block.v1.Ack
+	10, // 2: dfs.block.v1.WriteResponse.acks:type_name -> dfs.block.v1.Ack
 	0,  // 3: dfs.block.v1.CommandRequest.kind:type_name -> dfs.block.v1.CommandRequest.Kind
 	2,  // 4: dfs.block.v1.BlockStore.Read:input_type -> dfs.block.v1.ReadRequest
 	4,  // 5: dfs.block.v1.BlockStore.Presence:input_type -> dfs.block.v1.PresenceRequest
-	6,  // 6: dfs.block.v1.BlockStore.Write:input_type -> dfs.block.v1.WriteRequest
-	9,  // 7: dfs.block.v1.BlockStore.Command:input_type -> dfs.block.v1.CommandRequest
-	11, // 8: dfs.block.v1.BlockStore.Space:input_type -> dfs.block.v1.SpaceRequest
-	13, // 9: dfs.block.v1.BlockStore.Retired:input_type -> dfs.block.v1.RetiredRequest
-	3,  // 10: dfs.block.v1.BlockStore.Read:output_type -> dfs.block.v1.ReadResponse
-	5,  // 11: dfs.block.v1.BlockStore.Presence:output_type -> dfs.block.v1.PresenceResponse
-	7,  // 12: dfs.block.v1.BlockStore.Write:output_type -> dfs.block.v1.WriteResponse
-	10, // 13: dfs.block.v1.BlockStore.Command:output_type -> dfs.block.v1.CommandResponse
-	12, // 14: dfs.block.v1.BlockStore.Space:output_type -> dfs.block.v1.SpaceResponse
-	14, // 15: dfs.block.v1.BlockStore.Retired:output_type -> dfs.block.v1.RetiredResponse
-	10, // [10:16] is the sub-list for method output_type
-	4,  // [4:10] is the sub-list for method input_type
+	6,  // 6: dfs.block.v1.BlockStore.SkipAbsent:input_type -> dfs.block.v1.SkipAbsentRequest
+	8,  // 7: dfs.block.v1.BlockStore.Write:input_type -> dfs.block.v1.WriteRequest
+	11, // 8: dfs.block.v1.BlockStore.Command:input_type -> dfs.block.v1.CommandRequest
+	13, // 9: dfs.block.v1.BlockStore.Space:input_type -> dfs.block.v1.SpaceRequest
+	15, // 10: dfs.block.v1.BlockStore.Retired:input_type -> dfs.block.v1.RetiredRequest
+	3,  // 11: dfs.block.v1.BlockStore.Read:output_type -> dfs.block.v1.ReadResponse
+	5,  // 12: dfs.block.v1.BlockStore.Presence:output_type -> dfs.block.v1.PresenceResponse
+	7,  // 13: dfs.block.v1.BlockStore.SkipAbsent:output_type -> dfs.block.v1.SkipAbsentResponse
+	9,  // 14: dfs.block.v1.BlockStore.Write:output_type -> dfs.block.v1.WriteResponse
+	12, // 15: dfs.block.v1.BlockStore.Command:output_type -> dfs.block.v1.CommandResponse
+	14, // 16: dfs.block.v1.BlockStore.Space:output_type -> dfs.block.v1.SpaceResponse
+	16, // 17: dfs.block.v1.BlockStore.Retired:output_type -> dfs.block.v1.RetiredResponse
+	11, // [11:18] is the sub-list for method output_type
+	4,  // [4:11] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -994,7 +1129,7 @@ func file_block_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_block_proto_rawDesc), len(file_block_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,12 +22,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	BlockStore_Read_FullMethodName     = "/dfs.block.v1.BlockStore/Read"
-	BlockStore_Presence_FullMethodName = "/dfs.block.v1.BlockStore/Presence"
-	BlockStore_Write_FullMethodName    = "/dfs.block.v1.BlockStore/Write"
-	BlockStore_Command_FullMethodName  = "/dfs.block.v1.BlockStore/Command"
-	BlockStore_Space_FullMethodName    = "/dfs.block.v1.BlockStore/Space"
-	BlockStore_Retired_FullMethodName  = "/dfs.block.v1.BlockStore/Retired"
+	BlockStore_Read_FullMethodName       = "/dfs.block.v1.BlockStore/Read"
+	BlockStore_Presence_FullMethodName   = "/dfs.block.v1.BlockStore/Presence"
+	BlockStore_SkipAbsent_FullMethodName = "/dfs.block.v1.BlockStore/SkipAbsent"
+	BlockStore_Write_FullMethodName      = "/dfs.block.v1.BlockStore/Write"
+	BlockStore_Command_FullMethodName    = "/dfs.block.v1.BlockStore/Command"
+	BlockStore_Space_FullMethodName      = "/dfs.block.v1.BlockStore/Space"
+	BlockStore_Retired_FullMethodName    = "/dfs.block.v1.BlockStore/Retired"
 )
 
 // BlockStoreClient is the client API for BlockStore service.
@@ -39,6 +40,8 @@ type BlockStoreClient interface {
 	// Read and Presence are answered by any replica that has applied min_index, NOT_REACHED else.
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadResponse, error)
 	Presence(ctx context.Context, in *PresenceRequest, opts ...grpc.CallOption) (*PresenceResponse, error)
+	// SkipAbsent, answered likewise, tells the first block at or after block that may be present.
+	SkipAbsent(ctx context.Context, in *SkipAbsentRequest, opts ...grpc.CallOption) (*SkipAbsentResponse, error)
 	// Write takes the records of one writer in order, on the leader. The first
 	// message names the writer; every message holds one record. Answers come in
 	// order, one Ack for each record that is durable. The first record that
@@ -73,6 +76,16 @@ func (c *blockStoreClient) Presence(ctx context.Context, in *PresenceRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PresenceResponse)
 	err := c.cc.Invoke(ctx, BlockStore_Presence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *blockStoreClient) SkipAbsent(ctx context.Context, in *SkipAbsentRequest, opts ...grpc.CallOption) (*SkipAbsentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SkipAbsentResponse)
+	err := c.cc.Invoke(ctx, BlockStore_SkipAbsent_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +144,8 @@ type BlockStoreServer interface {
 	// Read and Presence are answered by any replica that has applied min_index, NOT_REACHED else.
 	Read(context.Context, *ReadRequest) (*ReadResponse, error)
 	Presence(context.Context, *PresenceRequest) (*PresenceResponse, error)
+	// SkipAbsent, answered likewise, tells the first block at or after block that may be present.
+	SkipAbsent(context.Context, *SkipAbsentRequest) (*SkipAbsentResponse, error)
 	// Write takes the records of one writer in order, on the leader. The first
 	// message names the writer; every message holds one record. Answers come in
 	// order, one Ack for each record that is durable. The first record that
@@ -156,6 +171,9 @@ func (UnimplementedBlockStoreServer) Read(context.Context, *ReadRequest) (*ReadR
 }
 func (UnimplementedBlockStoreServer) Presence(context.Context, *PresenceRequest) (*PresenceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Presence not implemented")
+}
+func (UnimplementedBlockStoreServer) SkipAbsent(context.Context, *SkipAbsentRequest) (*SkipAbsentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SkipAbsent not implemented")
 }
 func (UnimplementedBlockStoreServer) Write(grpc.BidiStreamingServer[WriteRequest, WriteResponse]) error {
 	return status.Error(codes.Unimplemented, "method Write not implemented")
@@ -222,6 +240,24 @@ func _BlockStore_Presence_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(BlockStoreServer).Presence(ctx, req.(*PresenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BlockStore_SkipAbsent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SkipAbsentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockStoreServer).SkipAbsent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BlockStore_SkipAbsent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockStoreServer).SkipAbsent(ctx, req.(*SkipAbsentRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -301,6 +337,10 @@ var BlockStore_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Presence",
 			Handler:    _BlockStore_Presence_Handler,
+		},
+		{
+			MethodName: "SkipAbsent",
+			Handler:    _BlockStore_SkipAbsent_Handler,
 		},
 		{
 			MethodName: "Command",
