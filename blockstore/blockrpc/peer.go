@@ -100,7 +100,7 @@ func (p *peerServer) Usage(ctx context.Context, _ *blockpb.UsageRequest) (*block
 	if err != nil {
 		return nil, err
 	}
-	return &blockpb.UsageResponse{UsedBytes: u.Used, FreeBytes: u.Free, Fsid: u.FSID}, nil
+	return &blockpb.UsageResponse{UsedBytes: u.Used, FreeBytes: u.Free, Fsid: u.FSID, LogToComeBytes: u.LogToCome}, nil
 }
 
 // Peers asks other nodes: raftstore.PeerFetcher over the connections of a
@@ -221,5 +221,5 @@ func (p *Peers) Usage(ctx context.Context, addr string) (raftstore.PeerUsage, er
 		return raftstore.PeerUsage{}, err
 	}
 	in, err := cl.Usage(ctx, &blockpb.UsageRequest{})
-	return raftstore.PeerUsage{Used: in.GetUsedBytes(), Free: in.GetFreeBytes(), FSID: in.GetFsid()}, err
+	return raftstore.PeerUsage{Used: in.GetUsedBytes(), Free: in.GetFreeBytes(), FSID: in.GetFsid(), LogToCome: in.GetLogToComeBytes()}, err
 }

@@ -89,7 +89,7 @@ func (f *fakeNode) ServeSuspect(ctx context.Context, a wal.Addr, min uint64) (ra
 func (f *fakeNode) ServeApplied(context.Context) (uint64, error) { return f.applied, nil }
 
 func (f *fakeNode) ServeUsage(context.Context) (raftstore.PeerUsage, error) {
-	return raftstore.PeerUsage{Used: 1, Free: 2, FSID: "fs"}, nil
+	return raftstore.PeerUsage{Used: 1, Free: 2, FSID: "fs", LogToCome: 3}, nil
 }
 
 func (f *fakeNode) MembersAsked(context.Context) []raftstore.Member {
@@ -223,7 +223,7 @@ func TestPeers(t *testing.T) {
 		if a, err := p.AppliedIndex(ctx, "a:1"); err != nil || a != 50 {
 			t.Fatal(a, err)
 		}
-		if u, err := p.Usage(ctx, "a:1"); err != nil || u != (raftstore.PeerUsage{Used: 1, Free: 2, FSID: "fs"}) {
+		if u, err := p.Usage(ctx, "a:1"); err != nil || u != (raftstore.PeerUsage{Used: 1, Free: 2, FSID: "fs", LogToCome: 3}) {
 			t.Fatal(u, err)
 		}
 		if _, err := p.AppliedIndex(ctx, "nonsense"); !errors.Is(err, errors.KindInvalid) {

@@ -146,8 +146,17 @@ func (n *Node) measureCapacity(ctx context.Context) (blocks uint64, all bool) {
 	return capacityOf(list), all
 }
 
-// capacityOf: a replica may hold what it uses and its share of what is free where it is; 90% of the least is
-// admitted.
+// logSlack is what the log's files take beyond its entries: an active segment, a spare one, one to be recycled.
+const logSlack = 192 << 20
+
+// logToCome is by how much the log may grow yet.
+func (n *Node) logToCome() uint64 {
+	most := n.limits.CheckpointBytes + n.limits.TrailingBytes + logSlack
+	return uint64(max(0, most-n.stores.entries.DiskBytes()))
+}
+
+// capacityOf: a replica may hold what it uses and its share of what is free where it is, less what its log may yet take (but half of
+// the share at most: on a tiny disk the log goes short); 90% of the least is admitted.
 func capacityOf(list []PeerUsage) uint64 {
 	sharers := make(map[string]uint64)
 	for _, u := range list {
@@ -155,7 +164,8 @@ func capacityOf(list []PeerUsage) uint64 {
 	}
 	var least uint64
 	for i, u := range list {
-		share := u.Used + u.Free/sharers[u.FSID]
+		free := u.Free / sharers[u.FSID]
+		share := u.Used + free - min(u.LogToCome, free/2)
 		if i == 0 || share < least {
 			least = share
 		}

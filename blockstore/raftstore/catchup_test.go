@@ -722,9 +722,11 @@ func TestCapacity(t *testing.T) {
 		want uint64
 	}{
 		{nil, 0},
-		{[]PeerUsage{{0, 10 * gib, "x"}}, 10 * gib},
-		{[]PeerUsage{{0, 10 * gib, "x"}, {0, 4 * gib, "y"}}, 4 * gib},
-		{[]PeerUsage{{gib, 9 * gib, "x"}, {gib, 9 * gib, "x"}, {gib, 9 * gib, "x"}}, 4 * gib},
+		{[]PeerUsage{{Used: 0, Free: 10 * gib, FSID: "x"}}, 10 * gib},
+		{[]PeerUsage{{Used: 0, Free: 10 * gib, FSID: "x"}, {Used: 0, Free: 4 * gib, FSID: "y"}}, 4 * gib},
+		{[]PeerUsage{{Used: gib, Free: 9 * gib, FSID: "x"}, {Used: gib, Free: 9 * gib, FSID: "x"}, {Used: gib, Free: 9 * gib, FSID: "x"}}, 4 * gib},
+		{[]PeerUsage{{Used: gib, Free: 9 * gib, FSID: "x", LogToCome: 2 * gib}}, 8 * gib},
+		{[]PeerUsage{{Free: 2 * gib, FSID: "x", LogToCome: 9 * gib}, {Free: 2 * gib, FSID: "x"}}, gib / 2},
 	} {
 		if got, want := capacityOf(tc.list), tc.want/wal.BlockSize/10*9; got != want {
 			t.Errorf("%v: %d blocks, want %d", tc.list, got, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -124,6 +125,39 @@ func (n *Node) tryJoin(ctx context.Context) (missing string, err error) {
 	}
 	return missing, nil
 }
+
+// checkListed ends a node whose directory is of another cluster than the nodes that it was told of: of those that answer,
+// some belong to another and none to its own. It would wait for its own cluster for ever, or, worse, be taken for a member here.
+func (n *Node) checkListed(own string) {
+	ctx, cancel := n.runCtx()
+	defer cancel()
+	list := slices.Clone(n.opts.Join)
+	for id, addr := range n.opts.Bootstrap {
+		if id != n.opts.ID {
+			list = append(list, addr)
+		}
+	}
+	var other *card
+	for _, addr := range list {
+		pctx, stop := context.WithTimeout(ctx, listedWait)
+		c, err := n.probe(pctx, addr)
+		stop()
+		switch {
+		case err != nil || c.Cluster == "":
+		case c.Cluster == own:
+			return
+		default:
+			other = c
+		}
+	}
+	if other != nil {
+		n.startFailed(errors.New(errors.KindForeign, "data directory %s belongs to cluster %s, but node %s at %s, which this node was told of, to cluster %s: "+
+			"start with the directory or the list of nodes that was meant", n.opts.Dir, own, other.Node, other.Address, other.Cluster))
+	}
+}
+
+// listedWait bounds one question of checkListed.
+const listedWait = 5 * time.Second
 
 // adopt binds the data directory to the cluster, durably.
 func (n *Node) adopt(cluster string, founders []founder) error {

@@ -58,6 +58,7 @@ type logBack interface {
 	deleteFront(before uint64) error
 	deleteBack(from uint64) error
 	bytesSince(index uint64) int64
+	diskBytes() int64
 	close() error
 }
 
@@ -236,6 +237,9 @@ func (s *LogStore) deleteParked() error {
 
 // Bytes is the size of the log in bytes, as it stands on disk.
 func (s *LogStore) Bytes() int64 { return s.back.bytesSince(0) }
+
+// DiskBytes is what the log's files take, those kept for later use too.
+func (s *LogStore) DiskBytes() int64 { return s.back.diskBytes() }
 
 // BytesSince is the size in bytes of the entries from index on, as they stand on disk.
 func (s *LogStore) BytesSince(index uint64) int64 { return s.back.bytesSince(index) }

@@ -147,6 +147,8 @@ func (b *boltBack) deleteBack(from uint64) error {
 	return nil
 }
 
+func (b *boltBack) diskBytes() int64 { return b.bytesSince(0) }
+
 func (b *boltBack) bytesSince(index uint64) int64 {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

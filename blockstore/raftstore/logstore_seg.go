@@ -123,6 +123,7 @@ func (b *segBack) append(logs []*raft.Log) error {
 func (b *segBack) deleteFront(before uint64) error { return b.log.TruncateFront(before) }
 func (b *segBack) deleteBack(from uint64) error    { return b.log.TruncateBack(from) }
 func (b *segBack) bytesSince(index uint64) int64   { return b.log.BytesSince(index) }
+func (b *segBack) diskBytes() int64                { return b.log.Stats().DiskBytes }
 func (b *segBack) close() error                    { return b.log.Close() }
 
 func exists(path string) bool {

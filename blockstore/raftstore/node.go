@@ -124,8 +124,13 @@ func (n *Node) checkLife() error {
 	if err != nil {
 		return errors.New(errors.KindIO, "cannot look into the raft log: %w", err)
 	}
-	if n.ident.Lives && !has {
-		return errors.New(errors.KindCorrupt, "the raft log in %s is gone, so this node does not know what it has promised: remove it from the cluster, empty its data directory and add it anew", n.opts.Dir)
+	term, err := n.stores.stable.GetUint64(keyCurrentTerm)
+	if err != nil && !isKeyNotFound(err) {
+		return errors.New(errors.KindIO, "cannot read the term in %s: %w", stableFile, err)
+	}
+	// Lives without anything in the stores is a start that ended before the first promise was stored: storesWhole saw the files.
+	if n.ident.Lives && has && term == 0 {
+		return errors.New(errors.KindCorrupt, "%s in %s holds no term, so this node does not know how it has voted: %s", stableFile, n.opts.Dir, rebuild)
 	}
 	n.lives.Store(n.ident.Lives)
 	if has {
@@ -196,6 +201,9 @@ func (n *Node) runCtx() (context.Context, context.CancelFunc) {
 func (n *Node) run() {
 	ctx, cancel := n.runCtx()
 	defer cancel()
+	if own := n.ident.Cluster; own != "" {
+		n.spawn(func() { n.checkListed(own) })
+	}
 	if err := n.findCluster(ctx); err != nil {
 		n.startFailed(err)
 		return
@@ -222,7 +230,7 @@ func (n *Node) startFailed(err error) {
 	}
 }
 
-// raftConfig is DESIGN's list of traps, as settings.
+// raftConfig avoids the known traps of hashicorp/raft by its settings.
 func (n *Node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = n.ident.serverID()
@@ -274,11 +282,31 @@ func (n *Node) mustRestore() (bool, error) {
 	if err != nil {
 		return false, errors.New(errors.KindIO, "cannot list the snapshots: %w", err)
 	}
+	if err := n.noGap(snaps); err != nil {
+		return false, err
+	}
 	if len(snaps) == 0 {
 		return false, nil
 	}
 	behind := n.applier.progress.applied.Load() < snaps[0].Index
 	return behind || n.copying.mark != nil && n.copying.mark.Copying, nil
+}
+
+// noGap refuses a log that begins behind the newest snapshot's end: a manifest is lost or damaged, and the list leaves it out.
+func (n *Node) noGap(snaps []*raft.SnapshotMeta) error {
+	first, err := n.stores.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	var covered uint64
+	if len(snaps) > 0 {
+		covered = snaps[0].Index
+	}
+	if first > covered+1 {
+		return errors.New(errors.KindCorrupt, "the raft log begins with entry %d, but the newest readable manifest in %s covers only the first %d: another is missing or damaged; %s",
+			first, filepath.Join(n.opts.Dir, "raft", "snapshots"), covered, rebuild)
+	}
+	return nil
 }
 
 // raftNow returns Raft, or KindUnavailable while it is not running.

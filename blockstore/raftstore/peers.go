@@ -21,6 +21,8 @@ type PeerUsage struct {
 	Used uint64 // bytes of the host's disk that the replica's device uses
 	Free uint64 // bytes free there
 	FSID string // names the host file system; replicas with the same one share its free space
+	// LogToCome is how many of the free bytes this replica's log may yet take.
+	LogToCome uint64
 }
 
 // PeerFetcher reads from other replicas. blockrpc implements it over gRPC; its server answers with the

@@ -107,7 +107,7 @@ func (n *Node) ServeUsage(context.Context) (PeerUsage, error) {
 		return PeerUsage{}, err
 	}
 	fsid, err := hostFileSystem(n.opts.Dir)
-	return PeerUsage{Used: used, Free: free, FSID: fsid}, err
+	return PeerUsage{Used: used, Free: free, FSID: fsid, LogToCome: n.logToCome()}, err
 }
 
 // appliedTop is an index that nothing read from the device so far is beyond: the entry being applied counts.

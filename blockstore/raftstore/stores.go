@@ -22,7 +22,8 @@ type stores struct {
 	entries   *LogStore // under log
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
-	covered   atomic.Uint64 // index up to which the newest snapshot holds everything
+	covered   atomic.Uint64            // index up to which the newest snapshot holds everything
+	edge      atomic.Pointer[raft.Log] // stands for the last entry that the newest snapshot covers
 	disarm    []func()
 	closers   []io.Closer
 	once      sync.Once
@@ -95,8 +96,9 @@ func (n *Node) openStores() (*stores, error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.entries)
-	if list, err := snaps.List(); err == nil && len(list) > 0 {
-		s.covered.Store(list[0].Index)
+	s.noteSnapshot()
+	if edge := s.edge.Load(); edge != nil {
+		s.covered.Store(edge.Index)
 	}
 	guard := GuardOptions{Deadline: n.limits.DiskDeadline, Fatal: n.storeFailed}
 	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(bolt, guard)
@@ -161,10 +163,29 @@ func (n *Node) storeFailed(err error) {
 	go n.opts.Fatal(err)
 }
 
+// noteSnapshot looks where the newest snapshot ends.
+func (s *stores) noteSnapshot() {
+	if list, err := s.snapshots.List(); err == nil && len(list) > 0 {
+		s.edge.Store(&raft.Log{Index: list[0].Index, Term: list[0].Term, Type: raft.LogNoop})
+	}
+}
+
 // watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.
 type watchedLog struct {
 	raft.LogStore
 	node *Node
+}
+
+// GetLog reads one entry. Of the last one that the newest snapshot covers, index and term are there even when the log
+// begins behind it: raft compares a leader's entry with the follower's log alone, and would never find where the two
+// part for a follower that has a snapshot and behind it only entries that were never committed.
+func (w *watchedLog) GetLog(index uint64, out *raft.Log) error {
+	err := w.LogStore.GetLog(index, out)
+	if edge := w.node.stores.edge.Load(); isLogNotFound(err) && edge != nil && edge.Index == index {
+		*out = *edge
+		return nil
+	}
+	return err
 }
 
 // StoreLog stores one entry durably.

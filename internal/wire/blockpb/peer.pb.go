@@ -724,12 +724,13 @@ func (*UsageRequest) Descriptor() ([]byte, []int) {
 }
 
 type UsageResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	UsedBytes     uint64                 `protobuf:"varint,1,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	FreeBytes     uint64                 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	Fsid          string                 `protobuf:"bytes,3,opt,name=fsid,proto3" json:"fsid,omitempty"` // names the host file system
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	UsedBytes      uint64                 `protobuf:"varint,1,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	FreeBytes      uint64                 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	Fsid           string                 `protobuf:"bytes,3,opt,name=fsid,proto3" json:"fsid,omitempty"`                                                // names the host file system
+	LogToComeBytes uint64                 `protobuf:"varint,4,opt,name=log_to_come_bytes,json=logToComeBytes,proto3" json:"log_to_come_bytes,omitempty"` // of the free bytes: what the log may yet take
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UsageResponse) Reset() {
@@ -781,6 +782,13 @@ func (x *UsageResponse) GetFsid() string {
 		return x.Fsid
 	}
 	return ""
+}
+
+func (x *UsageResponse) GetLogToComeBytes() uint64 {
+	if x != nil {
+		return x.LogToComeBytes
+	}
+	return 0
 }
 
 var File_peer_proto protoreflect.FileDescriptor
@@ -835,13 +843,14 @@ const file_peer_proto_rawDesc = "" +
 	"\x13AppliedIndexRequest\"0\n" +
 	"\x14AppliedIndexResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\"\x0e\n" +
-	"\fUsageRequest\"a\n" +
+	"\fUsageRequest\"\x8c\x01\n" +
 	"\rUsageResponse\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x01 \x01(\x04R\tusedBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x02 \x01(\x04R\tfreeBytes\x12\x12\n" +
-	"\x04fsid\x18\x03 \x01(\tR\x04fsid2\xec\x03\n" +
+	"\x04fsid\x18\x03 \x01(\tR\x04fsid\x12)\n" +
+	"\x11log_to_come_bytes\x18\x04 \x01(\x04R\x0elogToComeBytes2\xec\x03\n" +
 	"\x04Peer\x12R\n" +
 	"\vFetchChunks\x12 .dfs.block.v1.FetchChunksRequest\x1a!.dfs.block.v1.FetchChunksResponse\x12O\n" +
 	"\n" +
