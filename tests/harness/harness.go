@@ -76,6 +76,8 @@ type Options struct {
 	Nodes int      // default 3
 	Args  []string // more flags for every dfs server
 	Dir   string   // default a temporary directory
+	// Prepare is called when the nodes are known and before they are started.
+	Prepare func(c *Cluster)
 }
 
 // Start makes a cluster and starts its nodes; they are killed and their data removed at the end of the test.
@@ -92,6 +94,9 @@ func Start(t testing.TB, opt Options) *Cluster {
 	for i := range opt.Nodes {
 		id := string(rune('a' + i))
 		c.Nodes = append(c.Nodes, c.node(id, FreeAddress(t)))
+	}
+	if opt.Prepare != nil {
+		opt.Prepare(c)
 	}
 	for _, n := range c.Nodes {
 		n.args = append([]string{"--bootstrap", c.bootstrap()}, opt.Args...)
