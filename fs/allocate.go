@@ -25,16 +25,8 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 	if err != nil {
 		return err
 	}
-	switch {
-	case !h.mayWrite() || h.dir:
-		return errors.Of(errors.KindBadHandle)
-	case mode != 0 && mode != fallocKeepSize && mode != fallocPunchHole|fallocKeepSize &&
-		mode != fallocZeroRange && mode != fallocZeroRange|fallocKeepSize:
-		return errors.Of(errors.KindNotSupported)
-	case length == 0:
-		return errors.Of(errors.KindInvalid)
-	case off > layout.MaxFileSize || length > layout.MaxFileSize-off:
-		return errors.Of(errors.KindFileTooBig)
+	if err := h.mayAllocate(off, length, mode); err != nil {
+		return err
 	}
 	if err := h.takeLost(); err != nil {
 		return err
@@ -87,6 +79,22 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 		return s.fsync(ctx, h)
 	}
 	return err
+}
+
+// mayAllocate checks the arguments of Allocate.
+func (h *handle) mayAllocate(off, length uint64, mode uint32) error {
+	switch {
+	case !h.mayWrite() || h.dir:
+		return errors.Of(errors.KindBadHandle)
+	case mode != 0 && mode != fallocKeepSize && mode != fallocPunchHole|fallocKeepSize &&
+		mode != fallocZeroRange && mode != fallocZeroRange|fallocKeepSize:
+		return errors.Of(errors.KindNotSupported)
+	case length == 0:
+		return errors.Of(errors.KindInvalid)
+	case off > layout.MaxFileSize || length > layout.MaxFileSize-off:
+		return errors.Of(errors.KindFileTooBig)
+	}
+	return nil
 }
 
 // roomFor refuses an allocation of so many blocks that it cannot fit, before it fills the store. KindNoSpace.

@@ -337,7 +337,7 @@ func fill(rnd *rand.Rand, m protoreflect.Message, id []byte) {
 		case f.Kind() == protoreflect.BytesKind && f.Name() == "client":
 			m.Set(f, protoreflect.ValueOfBytes(id))
 		case f.Kind() == protoreflect.BytesKind:
-			m.Set(f, protoreflect.ValueOfBytes([]byte(string("f\x00/.é\xff"[rnd.IntN(6):]))))
+			m.Set(f, protoreflect.ValueOfBytes([]byte("f\x00/.é\xff"[rnd.IntN(6):])))
 		case f.Kind() == protoreflect.StringKind:
 			m.Set(f, protoreflect.ValueOfString([]string{"", "user.x", "system.posix_acl_access", "nonsense"}[rnd.IntN(4)]))
 		case f.Kind() == protoreflect.BoolKind:
