@@ -158,7 +158,11 @@ func (c *SessionClerk) claim(k *connection) error {
 		}
 		k.hear()
 		if m.Claimed != nil {
-			return c.claimed(k, m)
+			if err := c.claimed(k, m); err != nil {
+				return err
+			}
+			c.take(k, m) // revokes may have come with it, and are not sent twice
+			return nil
 		}
 	}
 }
@@ -176,7 +180,7 @@ func (c *SessionClerk) claims(k *connection) []Claims {
 		return &pieces[len(pieces)-1]
 	}
 	for _, l := range c.table.locks {
-		l.asked, l.relIndex = None, 0
+		l.asked, l.relIndex, l.untold = None, 0, false
 		switch {
 		case l.mode == None && l.toldOpen:
 			p := piece()
@@ -258,6 +262,10 @@ func (c *SessionClerk) claimed(k *connection, m *ServerMsg) error {
 	}
 	k.claims = nil
 	for _, l := range c.table.locks {
+		if l.untold { // held by its range when the claims were made, so not named in them
+			c.tellReleaseLocked(l)
+			c.tidyLocked(l)
+		}
 		c.serveLocked(l)
 	}
 	c.files.resend(&c.out)

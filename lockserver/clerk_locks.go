@@ -31,6 +31,7 @@ type clerkLock struct {
 	claimed Mode // in the claims that are not accepted yet
 	elsewhere,
 	toldOpen, // released, still open here
+	untold, // of a range, given up while the claims, which do not name it, are not accepted
 	again, // while the revoke ran, more was asked back
 	used bool // pinned since it was looked at for eviction
 	pins     int
@@ -91,7 +92,7 @@ func (c *SessionClerk) entryLocked(id LockID) *clerkLock {
 
 // tidyLocked drops an entry that tells nothing.
 func (c *SessionClerk) tidyLocked(l *clerkLock) {
-	if l.pins > 0 || l.revoke != revokeNone || l.asked != None || l.claimed != None || l.toldOpen || len(l.waiters) > 0 {
+	if l.pins > 0 || l.revoke != revokeNone || l.asked != None || l.claimed != None || l.toldOpen || l.untold || len(l.waiters) > 0 {
 		return
 	}
 	if l.mode == None || l.mode == Exclusive && l.number == 0 && c.implicit(l.id) {

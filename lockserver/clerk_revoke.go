@@ -143,6 +143,8 @@ func (c *SessionClerk) released(l *clerkLock, to Mode, index uint64, open bool) 
 	l.mode, l.toldOpen, l.relIndex = to, open && to == None, max(l.relIndex, index)
 	if c.conn != nil && c.conn.attached {
 		c.tellReleaseLocked(l)
+	} else {
+		l.untold = l.untold || l.number == 0
 	}
 	switch {
 	case to == None && l.age != nil:
@@ -163,7 +165,7 @@ func (c *SessionClerk) released(l *clerkLock, to Mode, index uint64, open bool) 
 
 func (c *SessionClerk) tellReleaseLocked(l *clerkLock) {
 	c.out.Releases = append(c.out.Releases, Release{ID: l.id, Epoch: c.epoch, Number: l.number, To: l.mode, Index: l.relIndex, Open: l.toldOpen})
-	l.relIndex = 0
+	l.relIndex, l.untold = 0, false
 	wake(c.wake)
 }
 

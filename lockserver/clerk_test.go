@@ -492,3 +492,90 @@ func TestReleasedWhileClaiming(t *testing.T) {
 		b.Unpin(1)
 	})
 }
+
+// breakStream breaks one client's stream alone.
+func (c *fakeCluster) breakStream(k *client) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		for p := range n.streams {
+			if p.link == k.link {
+				p.cancel()
+			}
+		}
+	}
+}
+
+// TestRevokeBesideClaimed: a revoke that was lost with the stream is sent again with
+// the answer to the claims, in one message; the client takes both.
+func TestRevokeBesideClaimed(t *testing.T) {
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
+		first := LockID(c.take(a, 10).First)
+		beside := false
+		a.link.set(func(k *link) {
+			lost := false
+			k.onDown = func(m *ServerMsg) bool {
+				beside = beside || m.Claimed != nil && len(m.Revokes) > 0
+				if len(m.Revokes) > 0 && !lost {
+					lost = true
+					return false
+				}
+				return true
+			}
+		})
+		got := make(chan bool, 1)
+		go func() { got <- b.lock(15*time.Second, Request{first, Exclusive}) }()
+		time.Sleep(100 * time.Millisecond)
+		start := time.Now()
+		c.breakStream(a)
+		if !<-got || time.Since(start) > 3*time.Second {
+			t.Fatalf("the revoke did not arrive (waited %v)", time.Since(start))
+		}
+		a.link.set(func(*link) {
+			if !beside {
+				t.Error("the revoke did not come beside Claimed: this tests nothing")
+			}
+		})
+		b.Unpin(first)
+	})
+}
+
+// TestImplicitReleasedWhileClaiming: an inode held by its range is given up between the claims,
+// which do not name it, and their answer: that is told after it, index and open flag with it.
+func TestImplicitReleasedWhileClaiming(t *testing.T) {
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
+		first := LockID(c.take(a, 10).First)
+		block, resume := make(chan struct{}), make(chan struct{})
+		want := c.bump()
+		a.h.mu.Lock()
+		a.h.block, a.h.index, a.h.open[first] = block, func(LockID) uint64 { return want }, true
+		a.h.mu.Unlock()
+		got := make(chan bool, 1)
+		go func() { got <- b.lock(15*time.Second, Request{first, Exclusive}) }()
+		time.Sleep(100 * time.Millisecond)
+		a.link.set(func(k *link) {
+			k.onUp = func(m *ClientMsg) bool {
+				if m.Claims != nil && m.Claims.Done {
+					k.paused, k.onUp = resume, nil
+				}
+				return true
+			}
+		})
+		c.breakStream(a)
+		time.Sleep(time.Second)
+		close(block)
+		time.Sleep(100 * time.Millisecond)
+		a.link.set(func(k *link) { k.paused = nil })
+		start := time.Now()
+		close(resume)
+		if !<-got || time.Since(start) > 3*time.Second {
+			t.Fatalf("the release did not arrive (waited %v)", time.Since(start))
+		}
+		if b.MinIndex(first) < want || !b.OpenElsewhere(first) {
+			t.Errorf("MinIndex %d, want %d; open elsewhere %v", b.MinIndex(first), want, b.OpenElsewhere(first))
+		}
+		b.Unpin(first)
+	})
+}
