@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -195,7 +196,8 @@ func list(out io.Writer, client *posixclient.Client, path string, long bool) err
 	} else {
 		infos = append(infos, info)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', tabwriter.AlignRight)
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 1, ' ', tabwriter.AlignRight)
 	for _, info := range infos {
 		name := strconv.Quote(info.Name())
 		name = name[1 : len(name)-1]
@@ -220,7 +222,15 @@ func list(out io.Writer, client *posixclient.Client, path string, long bool) err
 			return err
 		}
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range bytes.Lines(table.Bytes()) {
+		if _, err := out.Write(bytes.TrimLeft(line, " ")); err != nil { // the first column is padded, too
+			return err
+		}
+	}
+	return nil
 }
 
 func newStatCommand() *cobra.Command {

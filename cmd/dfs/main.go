@@ -79,8 +79,8 @@ machines mount it: what one has written, all read, at once.
 Try it on this machine:  dfs dev ./mnt`,
 		SilenceUsage: true, SilenceErrors: true,
 		Version: version,
-		Args: func(c *cobra.Command, args []string) error { return usage(c, cobra.NoArgs(c, args)) },
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args:    func(c *cobra.Command, args []string) error { return usage(c, cobra.NoArgs(c, args)) },
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see: %s --help)", err, c.CommandPath())}

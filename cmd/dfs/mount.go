@@ -231,7 +231,7 @@ func (p *mountPlan) mount(ctx context.Context, cl *cluster.Cluster, log *slog.Lo
 		FS:          fs.Options{CacheBytes: p.cacheBytes, CacheBlocks: p.cacheBlocks, QuorumWait: quorumWait},
 	})
 	if err != nil {
-		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w", p.source, err)
+		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w; do a majority of the nodes run, and are the addresses right? (dfs status %s)", p.source, err, p.source)
 	}
 	m, err := fuse.New(p.dir, server, fuse.Options{Source: p.source, MountFlags: p.flags, OnlyMe: p.onlyMe, StuckAfter: stuck, Trace: p.trace, Logger: log})
 	if err != nil {
