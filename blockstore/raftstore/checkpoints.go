@@ -77,6 +77,7 @@ func (n *Node) Checkpoint(context.Context) error {
 	}
 	c.volume, c.at = volume, time.Now()
 	if err == nil {
+		n.stores.noteSnapshot()
 		n.stores.covered.Store(max(n.stores.covered.Load(), index))
 	}
 	return nil

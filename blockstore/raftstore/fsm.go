@@ -52,10 +52,12 @@ type checkpoint struct {
 	finish   func() error
 }
 
-// finished makes the checkpoint durable; its failure is final.
+// finished makes the checkpoint durable. Its failure is final, but where a copy from another replica, or a newer checkpoint,
+// has come between: it is just not made then.
 func (c *checkpoint) finished() error {
 	err := c.finish()
-	if err != nil {
+	overtaken := errors.Is(err, errors.KindInvalid) || c.applier.progress.copying.Load() && errors.Is(err, errors.KindUnavailable)
+	if err != nil && !overtaken {
 		err = errors.New(errors.KindOf(err), "the checkpoint at log index %d failed: %w", c.manifest.Applied, err)
 		go c.applier.die(err)
 	}
@@ -86,5 +88,6 @@ func (f fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
+	f.n.stores.noteSnapshot() // its sink was closed before
 	return f.n.catchUp(m)
 }

@@ -344,6 +344,7 @@ func (n *Node) Close() error {
 			down := r.Shutdown()
 			_ = n.transport.Close() // ends what raft waits for: an answer to a snapshot comes when the follower's copy is done
 			err = down.Error()
+			n.stores.down.Store(true)
 		}
 		n.reign.close()
 		n.release()

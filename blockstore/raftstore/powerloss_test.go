@@ -36,7 +36,7 @@ func TestPowerLoss(t *testing.T) {
 		powerLoss(t, seed, &powerCounts{})
 		return
 	}
-	const seeds = 36
+	const seeds = 24
 	var sum powerCounts
 	t.Run("seeds", func(t *testing.T) {
 		for seed := range uint64(seeds) {

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
+	"dfs/blockstore"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -109,5 +112,82 @@ func TestRedoEndsOnce(t *testing.T) {
 		if tc.want && p.redoEnds(tc.index, tc.term) {
 			t.Errorf("%s: told twice", tc.what)
 		}
+	}
+}
+
+// A checkpoint that something newer has overtaken is given up; the replica lives.
+func TestOvertakenCheckpointIsNotFatal(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a")
+	n := c.start("a")
+	w := c.writer('x')
+	w.write(7, 0, 4, 'A', 4)
+	first, err := fsm{n.Node}.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.dev.ResetTo(n.Applied(), n.applier.state.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.(*checkpoint).finished(); !errors.Is(err, errors.KindInvalid) {
+		t.Errorf("an overtaken checkpoint: %v", err)
+	}
+	w.write(7, 0, 4, 'B', 0)
+	if err := n.Status().Failure; err != "" {
+		t.Error(err)
+	}
+}
+
+// After a copy a follower's log begins behind its snapshot. If all that it holds there was never committed, a new leader must
+// still find where the two logs part: at the snapshot's end.
+func TestFollowerWithSnapshotAndForeignTailRejoins(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a", "b", "c")
+	c.limit.TrailingBytes = 1
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 4, 'A', 4)
+	c.caughtUp(w.last)
+	f := c.follower()
+	if err := f.Checkpoint(t.Context()); err != nil { // cuts its log
+		t.Fatal(err)
+	}
+	id, term := f.id, f.raft.Load().CurrentTerm()
+	c.stop(id)
+	tn, err := c.open(id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Entries of a leader that nobody else heard of, behind the snapshot.
+	from := tn.stores.edge.Load().Index
+	if last, _ := tn.stores.entries.LastIndex(); last > 0 {
+		if err := tn.stores.entries.DeleteRange(1, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := from + 1; i < from+4; i++ {
+		if err := tn.stores.entries.StoreLog(&raft.Log{Index: i, Term: term, Type: raft.LogNoop, Data: nil}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tn.Close()
+	tn.mux.Close()
+	tn.dev.Close()
+	old := c.leader() // a new term for what follows
+	for _, m := range c.running() {
+		if m != old {
+			if err := old.TransferLeadership(c.ctx(5*time.Second), blockstore.NodeID(m.id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 6 {
+		w.write(7, 0, 4, 'B', 0)
+	}
+	n := c.start(id)
+	c.caughtUp(w.last)
+	n.check(t, w.last, 7, 0, 4, 'B')
+	if p := n.CatchUp(); p.Manifest != 0 {
+		t.Errorf("it was copied anew: %+v", p)
 	}
 }

@@ -24,6 +24,7 @@ type stores struct {
 	snapshots raft.SnapshotStore
 	covered   atomic.Uint64            // index up to which the newest snapshot holds everything
 	edge      atomic.Pointer[raft.Log] // stands for the last entry that the newest snapshot covers
+	down      atomic.Bool              // raft has ended
 	disarm    []func()
 	closers   []io.Closer
 	once      sync.Once
@@ -232,7 +233,16 @@ func (w *watchedStable) Set(key, val []byte) error {
 	if err := w.node.markAlive(); err != nil {
 		return err
 	}
-	return w.StableStore.Set(key, val)
+	return w.late(w.StableStore.Set(key, val))
+}
+
+// late drops the error of a write that comes after raft has ended: the heartbeats of connections that close just then are still
+// looked at, and raft panics where it cannot note a term. Nobody hears the answer any more.
+func (w *watchedStable) late(err error) error {
+	if w.node.stores.down.Load() {
+		return nil
+	}
+	return err
 }
 
 // SetUint64 stores a value durably.
@@ -240,7 +250,7 @@ func (w *watchedStable) SetUint64(key []byte, val uint64) error {
 	if err := w.node.markAlive(); err != nil {
 		return err
 	}
-	return w.StableStore.SetUint64(key, val)
+	return w.late(w.StableStore.SetUint64(key, val))
 }
 
 // lastEntry returns index and term of the log's last entry, zeros if it is empty.
