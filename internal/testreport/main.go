@@ -1,0 +1,107 @@
+// Command testreport reads the output of `go test -json` on standard input and
+// shows what a person wants of it: every package's closing line as go test wrote it, the whole
+// output of every test that failed, and the tests that were skipped. Its exit code
+// is 1 if a test failed, or if one was skipped whose reason does not say "long run": what should run must run.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// event is one line of `go test -json`; see `go doc test2json`.
+type event struct {
+	Action  string
+	Package string
+	Test    string
+	Output  string
+	// ImportPath is set instead of Package on the output of a build that failed.
+	ImportPath string
+}
+
+// report collects events. Output is kept for each test until its outcome is known.
+type report struct {
+	out     io.Writer
+	output  map[[2]string][]string
+	failed  int
+	skipped []string // "package test: reason" of those that should have run
+	closing []string // the packages' own closing lines
+}
+
+func main() {
+	r := &report{out: os.Stdout, output: map[[2]string][]string{}}
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			fmt.Fprintln(r.out, lines.Text())
+			continue
+		}
+		r.take(e)
+	}
+	os.Exit(r.end(lines.Err()))
+}
+
+func (r *report) take(e event) {
+	key := [2]string{e.Package, e.Test}
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(r.out, e.Output)
+	case "output":
+		if e.Test == "" && closes(e.Output) {
+			r.closing = append(r.closing, e.Output)
+			fmt.Fprint(r.out, e.Output)
+			return
+		}
+		r.output[key] = append(r.output[key], e.Output)
+	case "pass":
+		delete(r.output, key)
+	case "skip":
+		if text := strings.Join(r.output[key], ""); e.Test != "" && !strings.Contains(text, "long run") {
+			r.skipped = append(r.skipped, e.Package+" "+e.Test+":\n"+text)
+		}
+		delete(r.output, key)
+	case "fail":
+		r.failed++
+		fmt.Fprintf(r.out, "---- %s %s failed:\n%s", e.Package, e.Test, strings.Join(r.output[key], ""))
+		delete(r.output, key)
+	}
+}
+
+// closes reports whether a package's output line is its closing one.
+func closes(line string) bool {
+	for _, start := range []string{"ok  \t", "FAIL\t", "?   \t"} {
+		if strings.HasPrefix(line, start) {
+			return true
+		}
+	}
+	return false
+}
+
+// end shows the summary, go test's own lines last, and returns the exit code.
+func (r *report) end(err error) int {
+	code := 0
+	if err != nil {
+		fmt.Fprintln(r.out, "reading go test's output:", err)
+		code = 1
+	}
+	for _, s := range r.skipped {
+		fmt.Fprintf(r.out, "---- skipped, but should have run: %s", s)
+		code = 1
+	}
+	if r.failed > 0 {
+		code = 1
+	}
+	slices.Sort(r.closing)
+	fmt.Fprintln(r.out, "---- all packages")
+	for _, line := range r.closing {
+		fmt.Fprint(r.out, line)
+	}
+	return code
+}
