@@ -502,12 +502,4 @@ func statfs(s *script) {
 	var st unix.Statfs_t
 	s.op("statfs", unix.Statfs(".", &st))
 	s.note("names %d, block %d, sane %v", st.Namelen, st.Bsize, st.Bavail <= st.Bfree && st.Bfree < st.Blocks && st.Ffree <= st.Files && st.Ffree > 0)
-	before := st.Bfree
-	fd := s.open("f", unix.O_CREAT|unix.O_RDWR, 0o644)
-	s.op("fallocate", unix.Fallocate(fd, 0, 0, 512<<20))
-	s.op("fsync", unix.Fsync(fd))
-	s.op("statfs", unix.Fstatfs(fd, &st))
-	s.note("512 MiB less %v", before-st.Bfree > 130000)
-	unix.Close(fd)
-	s.op("unlink", unix.Unlink("f"))
 }

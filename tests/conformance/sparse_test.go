@@ -81,6 +81,20 @@ func TestSparse(t *testing.T) {
 	step("no data", unix.ENXIO, func() error { _, err := unix.Seek(fd, 0, unix.SEEK_DATA); return err })
 	step("data again", nil, put(mid))
 	step("truncate to nothing", nil, func() error { return unix.Ftruncate(fd, 0) })
+	used := func() uint64 {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil {
+			t.Error(err)
+		}
+		return st.Blocks - st.Bfree
+	}
+	m.Sync()
+	before := used()
+	step("allocate 512 MiB", nil, func() error { return unix.Fallocate(fd, 0, 0, 512<<20) })
+	step("fsync", nil, func() error { return unix.Fsync(fd) })
+	if after := used(); after != before+512<<20/4096 {
+		t.Errorf("statfs tells of %d blocks in use, %d before 512 MiB were allocated", after, before)
+	}
 	step("and unlink", nil, func() error { return unix.Unlink(name) })
 	m.Sync()
 }
