@@ -186,9 +186,11 @@ func (w *workload) explain(t *testing.T, base *model) (*model, int) {
 		if k == len(w.log) {
 			break
 		}
-		if w.log[k].long() && len(diff) > 0 {
-			if part := m.partly(t, w.log[k], w.dir, k+1); part != nil && len(differences(part.state(), got, 1)) == 0 {
-				found, length = part, k
+		if o := w.log[k]; (o.kind == "write" || o.kind == "append") && len(diff) > 0 {
+			if part := m.partly(t, o, w.dir, k+1); part != nil && len(differences(part.state(), got, 1)) == 0 {
+				if found, length = part, k; !o.long() {
+					t.Errorf("operation %d of %d is there in part, though it is short: %v", k+1, len(w.log), o)
+				}
 			}
 		}
 		m.apply(w.log[k], k+1)
@@ -204,8 +206,9 @@ func (w *workload) explain(t *testing.T, base *model) (*model, int) {
 		t.FailNow()
 	}
 	if length < w.durable {
-		t.Fatalf("only %d of %d operations are there, but %d were told to be durable by %v: that is %v; the first lost one is %v",
-			length, w.done, w.durable, w.by, w.log[w.durable-1], w.log[length])
+		again := readState(t, w.dir)
+		t.Fatalf("only %d of %d operations are there, but %d were told to be durable by %v: that is %v; the first lost one is %v; a second look finds %d differences to the first: %v",
+			length, w.done, w.durable, w.by, w.log[w.durable-1], w.log[length], len(differences(got, again, 1000)), differences(got, again, 5))
 	}
 	return found, length
 }

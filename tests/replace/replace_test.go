@@ -74,7 +74,9 @@ func TestReplaceNode(t *testing.T) {
 	c.WaitReady()
 	m.Unmount()
 	harness.SameTree(t, "through a new mount", want, harness.Hashes(t, c.Mount().Dir))
-	c.Run("fsck", "--node", fresh.ID, c.Addresses())
+	if c.WaitLeader() != fresh { // a leader is not held for a check
+		c.Run("fsck", "--node", fresh.ID, c.Addresses())
+	}
 	c.Check()
 }
 

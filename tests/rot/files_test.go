@@ -102,7 +102,7 @@ func damages() []damage {
 		{name: "large blocks rotted", file: "blocks/large.0000.data", do: rot(0)},
 		{name: "small checksums rotted", file: "blocks/small.0000.sum", do: rot(0)},
 		{name: "large checksums rotted", file: "blocks/large.0000.sum", do: rot(0)},
-		{name: "map rotted", file: "blocks/map.db", do: rot(8192)},
+		{name: "map rotted", file: "blocks/map.db", do: rot(8192), says: "chunk map"},
 	}
 	lost := []struct {
 		file, says string // says: instead of the file's name
