@@ -58,6 +58,7 @@ if [ "$purpose" = test ]; then
 	need git git
 	need gcc gcc
 	need sqlite3 sqlite3
+	need python3 python3
 	need rsync rsync
 	need setfacl acl
 	need setfattr attr
