@@ -200,6 +200,7 @@ func (w *workload) explain(t *testing.T, base *model) (*model, int) {
 		for _, line := range nearest[:min(len(nearest), 12)] {
 			t.Log(line)
 		}
+		w.showContent(t, base, nearestAt)
 		for i := max(0, nearestAt-4); i < min(nearestAt+4, len(w.log)); i++ {
 			t.Logf("operation %d: %v", i+1, w.log[i])
 		}
@@ -211,6 +212,38 @@ func (w *workload) explain(t *testing.T, base *model) (*model, int) {
 			length, w.done, w.durable, w.by, w.log[w.durable-1], w.log[length], len(differences(got, again, 1000)), differences(got, again, 5))
 	}
 	return found, length
+}
+
+// showContent tells where the files' content differs from that after the first n operations, and who wrote there.
+func (w *workload) showContent(t *testing.T, base *model, n int) {
+	t.Helper()
+	m := base.clone()
+	for k, o := range w.log[:n] {
+		m.apply(o, k+1)
+	}
+	files, _, _ := m.paths()
+	for _, p := range files {
+		got, err := os.ReadFile(filepath.Join(w.dir, p))
+		want := m.at(p).data
+		if err != nil || bytes.Equal(got, want) {
+			continue
+		}
+		for at := 0; at < max(len(got), len(want)); at += 4096 {
+			g, e := got[min(at, len(got)):min(at+4096, len(got))], want[min(at, len(want)):min(at+4096, len(want))]
+			if !bytes.Equal(g, e) {
+				first := 0
+				for first < min(len(g), len(e)) && g[first] == e[first] {
+					first++
+				}
+				t.Logf("%s: block at %d differs from byte %d on; all zeros: found %t, want %t", p, at, first, len(bytes.Trim(g, "\x00")) == 0, len(bytes.Trim(e, "\x00")) == 0)
+			}
+		}
+		for k, o := range w.log {
+			if o.a == p || o.b == p {
+				t.Logf("operation %d: %v", k+1, o)
+			}
+		}
+	}
 }
 
 // partly is m with that part of a long write which the real file holds; nil if it does not look so.
@@ -234,7 +267,7 @@ func (m *model) partly(t *testing.T, o op, root string, nth int) *model {
 	}
 	c := m.clone()
 	part := c.at(o.a)
-	if size == 0 {
+	if size == 0 || size == len(data) { // none, or all
 		return nil
 	}
 	part.put(off, data[:size])
