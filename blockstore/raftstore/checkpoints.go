@@ -48,7 +48,9 @@ func (n *Node) checkpointLoop() {
 
 func (n *Node) checkpointDue() bool {
 	c := &n.checkpoints
-	c.mu.Lock()
+	if !c.mu.TryLock() {
+		return false // one is being made
+	}
 	defer c.mu.Unlock()
 	bytes := n.applier.volume.Load() - c.volume
 	return bytes >= n.limits.CheckpointBytes || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
@@ -56,7 +58,7 @@ func (n *Node) checkpointDue() bool {
 
 // Checkpoint makes the device durable at what is applied now and cuts the log behind it, but for the last
 // Limits.TrailingBytes.
-func (n *Node) Checkpoint(context.Context) error {
+func (n *Node) Checkpoint(ctx context.Context) error {
 	r, err := n.raftNow()
 	if err != nil {
 		return err
@@ -71,7 +73,15 @@ func (n *Node) Checkpoint(context.Context) error {
 	}
 	volume := n.applier.volume.Load()
 	index := n.Applied()
-	err = r.Snapshot().Error()
+	made := make(chan error, 1)
+	go func() { made <- r.Snapshot().Error() }() // ends with raft at the latest
+	select {
+	case err = <-made:
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-n.closing: // a replica that has failed makes none, and must not keep Close from ending raft
+		err = errStopped
+	}
 	if err != nil && !stderrors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return errors.New(errors.KindUnavailable, "the checkpoint failed: %w", err)
 	}

@@ -27,7 +27,6 @@ import (
 //
 // DFS_POWER_SEED=n runs that seed alone; DFS_SOAK_MINUTES=m goes on with further seeds for so long.
 func TestPowerLoss(t *testing.T) {
-	t.Parallel()
 	if s := os.Getenv("DFS_POWER_SEED"); s != "" {
 		seed, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
