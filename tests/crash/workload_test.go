@@ -188,8 +188,9 @@ func (w *workload) explain(t *testing.T, base *model) (*model, int) {
 		}
 		if o := w.log[k]; (o.kind == "write" || o.kind == "append") && len(diff) > 0 {
 			if part := m.partly(t, o, w.dir, k+1); part != nil && len(differences(part.state(), got, 1)) == 0 {
-				if found, length = part, k; !o.long() {
-					t.Errorf("operation %d of %d is there in part, though it is short: %v", k+1, len(w.log), o)
+				found, length = part, k
+				if !o.long() { // the kernel splits a write where it cannot take the next page of the caller's memory
+					t.Logf("operation %d of %d is there in part, though it is short: %v", k+1, len(w.log), o)
 				}
 			}
 		}
@@ -268,6 +269,9 @@ func (m *model) partly(t *testing.T, o op, root string, nth int) *model {
 	c := m.clone()
 	part := c.at(o.a)
 	if size == 0 || size == len(data) { // none, or all
+		return nil
+	}
+	if !o.long() && (off+int64(size))%4096 != 0 {
 		return nil
 	}
 	part.put(off, data[:size])
