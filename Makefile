@@ -7,7 +7,7 @@ BIN := $(CURDIR)/bin/dfs
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PKG ?= ./...
 
-.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak clean
+.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak spec clean
 
 build: ## build bin/dfs
 	@set -e; go=$$(scripts/setup.sh build | tail -n 1); mkdir -p bin; \
@@ -37,6 +37,9 @@ bench: build ## the figures of docs/performance.md
 
 soak: ## the long forms of the tests (MINUTES=30)
 	@set -e; go=$$(scripts/setup.sh test | tail -n 1); DFS_SOAK_MINUTES=$${MINUTES:-30} $$go test -count=1 -timeout 120m ./tests/...
+
+spec: ## the lease and fencing protocol as a model, checked exhaustively (spec/README.md)
+	@set -e; scripts/setup.sh spec >/dev/null; spec/check.sh
 
 clean:
 	rm -rf bin

@@ -4,11 +4,12 @@
 #
 #   scripts/setup.sh build     what `make build` and `make demo` need
 #   scripts/setup.sh test      what `make test` needs on top
+#   scripts/setup.sh spec      what `make spec` needs
 #
 # The last line of its standard output is the go command to use.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: scripts/setup.sh build|test}
+purpose=${1:?usage: scripts/setup.sh build|test|spec}
 
 say() { echo "dfs setup: $*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -63,6 +64,11 @@ if [ "$purpose" = test ]; then
 	need setfacl acl
 	need setfattr attr
 	need mkfs.ext4 e2fsprogs
+fi
+if [ "$purpose" = spec ]; then
+	need spin spin
+	need gcc gcc
+	[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 fi
 gocmd=$(find_go || true)
 if [ -z "$gocmd" ] && ! have go; then

@@ -19,7 +19,7 @@
 #define FAULTS 0        /* messages lost, doubled or delayed; records proposed twice; a stream broken */
 #endif
 #ifndef SESSIONS
-#define SESSIONS 1      /* sessions of a file server, one after another */
+#define SESSIONS 1      /* sessions of client 0, one after another */
 #endif
 #ifndef TTL
 #define TTL 1           /* ticks */
@@ -597,7 +597,7 @@ inline take(c) {
 			fi;
 			C[c].conn = 2; C[c].sent = 0; C[c].age = 0; C[c].asked = None; C[c].untold = 0;
 #ifdef IMPLICIT
-			C[c].claimed = (C[c].number == 0 -> None : C[c].mode);
+			C[c].claimed = (C[c].number == 0 && !C[c].given -> None : C[c].mode);
 #else
 			C[c].claimed = C[c].mode;
 #endif
@@ -770,9 +770,9 @@ inline ends(c) {
 #endif
 		C[c].inflight = 0; C[c].seq = 0; C[c].lastIndex = 0; C[c].floor = 0 }
 }
-/* a new session: OpenWriter */
+/* a new session: OpenWriter. (Of client 0 alone, which keeps the run small.) */
 inline reopen(c) {
-	d_step { C[c].ended && C[c].gen + 1 < SESSIONS && stateEpoch == leader && !R[leader].s[c].known ->
+	d_step { c == 0 && C[c].ended && C[c].gen + 1 < SESSIONS && stateEpoch == leader && !R[leader].s[c].known ->
 		printf("client %d opens a new session\n", c);
 		applied++;
 		C[c].ended = 0; C[c].gen = 1;
