@@ -28,10 +28,11 @@ clocks          | -DTTL=3 -DMARGIN=1 -DSLOW=1 -DHELD -DOPS=1 -DMODES=1 -DCAP=1 -
 doom            | -DDOOM -DOPS=1 -DMODES=1 -DCAP=1 | sessions ended early
 operation       | -DREADOP -DOPS=1 -DMODES=1 -DCAP=1 | an answer takes time
 reopen          | -DSESSIONS=2 -DSTREAMS=2 -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | new sessions after a fence
-failover        | -DNO_TIME -DNR=2 -DOPS=2 -DCAP=2 | a change of leader; the old one goes on
+failover        | -DNO_TIME -DNR=2 -DOPS=1 -DCAP=2 -DGRANTS=2 | a change of leader; the old one goes on
 failover-lossy  | -DNO_TIME -DNR=2 -DFAULTS=1 -DOPS=1 -DMODES=1 -DCAP=2 -DGRANTS=2 | with faults
-failover2       | -DNO_TIME -DNR=3 -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | two changes of leader
-failover-lease  | -DNR=2 -DHELD -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | leases, fences inherited by the new leader
+failover2       | -DNO_TIME -DNR=3 -DHELD -DWRITER0 -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | two changes of leader
+failover-lease  | -DNR=2 -DHELD -DNO_WRITES -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | leases, fences inherited by the new leader; no writes
+failover-tick   | -DNR=2 -DHELD -DWRITER0 -DTICKS=1 -DOPS=1 -DMODES=1 -DCAP=1 -DGRANTS=2 | the same with writes; time goes on once
 END
 }
 
@@ -97,7 +98,7 @@ job() {
 	states=$(figure "$dir/out" '^ *([0-9.e+]+) states, stored.*')
 	seconds=$(figure "$dir/out" '.*elapsed time ([0-9.]+) seconds.*')
 	local complete=yes trail=$dir/lease.pml.trail
-	if [ $status -ne 0 ] || [ -z "$states" ] || grep -qE 'max search depth too small|out of memory|memory limit|truncated' "$dir/out"; then complete=no; fi
+	if [ $status -ne 0 ] || [ -z "$states" ] || grep -qE 'Search not completed|MEMLIM|max search depth too small|out of memory' "$dir/out"; then complete=no; fi
 	if [ -e "$trail" ]; then
 		local steps broken
 		(cd "$dir" && spin -T -t -D"$name" $flags -k "$trail" "$model" >steps 2>&1) || true

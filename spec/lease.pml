@@ -142,6 +142,9 @@ typedef clerk {
 clerk C[NC];
 
 bit anyAsked = 0;
+#ifdef TICKS
+byte ticks = 0;         /* bounded in the largest run alone */
+#endif
 byte faults = FAULTS;
 
 mtype k;
@@ -691,8 +694,13 @@ inline reload(c) {
 		printf("client %d drops the cached block, and reads it at a replica of index %d\n", c, readAt(c));
 		load(c) }
 }
+#ifdef WRITER0
+#define isWriter(c) (c == 0)    /* the other asks for the lock, exclusive too, and reads */
+#else
+#define isWriter(c) true
+#endif
 inline write(c) {
-	d_step { mayWrite(c) && C[c].writes < OPS ->
+	d_step { mayWrite(c) && C[c].writes < OPS && isWriter(c) ->
 		printf("client %d writes\n", c);
 		C[c].dirty = 1; C[c].writes++ }
 }
@@ -895,9 +903,17 @@ inline older(c) {
 	less(C[c].lease);
 	C[c].age = (C[c].sent && C[c].age < TTL -> C[c].age + 1 : C[c].age)
 }
+#ifdef TICKS
+#define mayTick (ticks < TICKS)
+#else
+#define mayTick true
+#endif
 inline tick(slow0, slow1) {
-	d_step { (!slow0 || C[0].drift < SLOW) && (!slow1 || C[1].drift < SLOW) ->
+	d_step { mayTick && (!slow0 || C[0].drift < SLOW) && (!slow1 || C[1].drift < SLOW) ->
 		printf("time goes on\n");
+#ifdef TICKS
+		ticks++;
+#endif
 		if
 		:: slow0 -> C[0].drift++
 		:: else -> older(0)
