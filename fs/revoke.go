@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ var _ lockserver.RevokePreparer = (*Server)(nil)
 //  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges read or written
 //     are noted. Operations that wait for a pin and that the mode held allows are admitted without one (a read through a writable handle, that
 //     waits for the exclusive lock behind the one who wants ours, too), because the kernel's invalidation waits for them. Drop
-//     the kernel's pages or names.
+//     the kernel's pages or names; of what other requests that wait hold, see dropPages.
 //  2. Revoke, when no pin is left: such operations are still admitted. Drop the ranges noted; what was written back is part of the inode.
 //  3. Close the gate, let the admitted finish, drop what they touched since, admitting only what touches the same pages; until nothing did.
 //  4. Flush up to the inode's last generation.
@@ -107,9 +108,7 @@ func (ss *session) dropKernel(n *node, to lockserver.Mode) {
 		return
 	}
 	if n.kernelPages.Load() && (to == lockserver.None || ss.s.handles.isWritable(n.ino)) {
-		for _, r := range n.rv.gaps() {
-			inv.DropData(Ino(n.ino), r.from, r.to-r.from)
-		}
+		ss.dropPages(n, wholeFile)
 		n.kernelPages.Store(false)
 	}
 	if n.kernelNames.Load() && to == lockserver.None {
@@ -124,8 +123,44 @@ func (ss *session) dropRanges(n *node, to lockserver.Mode, ranges []span) {
 		return
 	}
 	for _, r := range ranges {
-		inv.DropData(Ino(n.ino), r.from, r.to-r.from)
+		ss.dropPages(n, r)
 	}
+}
+
+// dropPages drops the kernel's pages of r. The kernel makes that wait for requests on those pages that hold one
+// locked, and a WRITE may wait for a greater lock than the one being given up: it keeps at most its last page locked, and
+// that only if it is not up to date. So the pages of waiting requests are left
+// to a drop in the background: what of them is up to date goes at once, the rest needs no drop. A request
+// may begin to wait, with its page locked, while a drop is under way: then what is left is found anew.
+func (ss *session) dropPages(n *node, r span) {
+	for done := false; !done; {
+		done = true
+		for _, gap := range n.rv.gaps(r) {
+			done = ss.dropUnless(n, gap) && done
+		}
+	}
+	for _, held := range n.rv.waiting(r) {
+		ss.dropLater(n, held).wait(func() bool { return true })
+	}
+}
+
+// dropUnless drops r and reports whether it is done; false once it is held up and a request on r waits for the lock.
+func (ss *session) dropUnless(n *node, r span) bool {
+	return ss.dropLater(n, r).wait(func() bool { return len(n.rv.waiting(r)) > 0 })
+}
+
+// dropLater drops r on a goroutine of its own, which ends when the requests on it have been answered.
+func (ss *session) dropLater(n *node, r span) pageDrop {
+	d := pageDrop{finished: make(chan struct{})}
+	length := r.to - r.from
+	if r.to == wholeFile.to {
+		length = 0 // to the end
+	}
+	go func() {
+		defer close(d.finished)
+		ss.s.opts.Invalidator.DropData(Ino(n.ino), r.from, length)
+	}()
+	return d
 }
 
 // revokeCaches does step 5.
@@ -221,35 +256,39 @@ func (rv *revocation) takeServed() []span {
 	return s
 }
 
-// gaps is the whole file less the pages that waiting writes cover in part: the kernel has these
-// locked, and not up to date, so there is nothing in them to drop and waiting for them would be for ever.
-func (rv *revocation) gaps() []span {
+// wholeFile is every byte that a file can have.
+var wholeFile = span{0, ^uint64(0) / blockSize * blockSize}
+
+// waiting lists the pages within r that requests cover which wait for the lock and are not served under the revoke, ascending.
+func (rv *revocation) waiting(r span) []span {
 	rv.mu.Lock()
-	var locked []span
+	var held []span
 	for w := range rv.waiters {
-		if !w.readOnly && w.io.to > w.io.from && !rv.admits(w) {
-			locked = append(locked, w.io.pages())
+		p := w.io.pages()
+		p = span{max(p.from, r.from), min(p.to, r.pages().to)}
+		if w.io.to > w.io.from && p.from < p.to && !rv.admits(w) {
+			held = append(held, p)
 		}
 	}
 	rv.mu.Unlock()
-	if len(locked) == 0 {
-		return []span{{0, 0}} // to the end
-	}
-	slices.SortFunc(locked, func(a, b span) int {
-		if a.from < b.from {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(held, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	return held
+}
+
+// gaps is r less the pages of waiting requests.
+func (rv *revocation) gaps(r span) []span {
 	var out []span
-	at := uint64(0)
-	for _, l := range locked {
-		if l.from > at {
-			out = append(out, span{at, l.from})
+	at := r.from
+	for _, h := range rv.waiting(r) {
+		if h.from > at {
+			out = append(out, span{at, h.from})
 		}
-		at = max(at, l.to)
+		at = max(at, h.to)
 	}
-	return append(out, span{at, at}) // length 0: to the end
+	if at < r.to {
+		out = append(out, span{at, r.to})
+	}
+	return out
 }
 
 // LeaseExpired is called when the lease ran out: every operation looks at the lease when it answers, so there is nothing to do but to say so.

@@ -16,7 +16,7 @@ import (
 )
 
 // catchUpPoll is how often the progress of a catch-up is looked at.
-const catchUpPoll = 300 * time.Millisecond
+const catchUpPoll = 100 * time.Millisecond
 
 func newNodeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "list, add, replace and remove nodes", Args: noArgs,
@@ -117,6 +117,9 @@ func (o *operator) listNodes(ctx context.Context) error {
 
 // addNode adds a non-voter, waits until it has caught up, and makes it a voter.
 func (o *operator) addNode(ctx context.Context, id, addr string) error {
+	if err := o.waitAnswers(ctx, id, addr); err != nil {
+		return err
+	}
 	err := o.atLeader(ctx, func(ctx context.Context, admin blockpb.AdminClient) error {
 		_, err := admin.AddNode(ctx, &blockpb.AddNodeRequest{Node: id, Address: addr})
 		return err
@@ -136,6 +139,31 @@ func (o *operator) addNode(ctx context.Context, id, addr string) error {
 	}
 	_, err = fmt.Fprintf(o.out, "node %s votes\n", id)
 	return err
+}
+
+// newNodeWait bounds the wait for a node that is to be added: it may have been started a moment ago.
+const newNodeWait = 20 * time.Second
+
+// waitAnswers waits until the node at addr answers.
+func (o *operator) waitAnswers(ctx context.Context, id, addr string) error {
+	deadline := time.Now().Add(newNodeWait)
+	progress := newStepLine(o.errs)
+	defer progress.end()
+	for {
+		_, err := o.statusOf(ctx, addr)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New(errors.KindUnavailable, "node %s does not answer at %s: start it first, with dfs server --id %s --join (%w)", id, addr, id, err)
+		}
+		progress.show("waiting for node %s at %s: %s", id, addr, firstLine(err.Error()))
+		select {
+		case <-ctx.Done():
+			return errors.New(errors.KindInterrupted, "interrupted while waiting for node %s", id)
+		case <-time.After(catchUpPoll):
+		}
+	}
 }
 
 // waitCaughtUp shows the progress of a node's copy until it has nearly applied what the leader has.
@@ -203,6 +231,7 @@ type stepLine struct {
 	tty   bool
 	shown bool
 	last  time.Time
+	form  string // of the last line: another one is shown at once
 }
 
 func newStepLine(out io.Writer) *stepLine {
@@ -216,9 +245,9 @@ func (s *stepLine) show(format string, args ...any) {
 	case s.tty:
 		_, _ = fmt.Fprintf(s.out, "\r\x1b[K%s", text)
 		s.shown = true
-	case time.Since(s.last) > 2*time.Second:
+	case time.Since(s.last) > 2*time.Second || format != s.form:
 		_, _ = fmt.Fprintln(s.out, text)
-		s.last = time.Now()
+		s.last, s.form = time.Now(), format
 	}
 }
 
