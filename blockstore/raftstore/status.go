@@ -58,6 +58,13 @@ type RepairCounts struct {
 	LastScrub               time.Time // end of the last whole round, zero if none
 }
 
+// ClusterID is the cluster's id in 32 hex digits, "" while the node belongs to none. It answers at once, from memory.
+func (n *Node) ClusterID() string {
+	n.identMu.Lock()
+	defer n.identMu.Unlock()
+	return n.ident.Cluster
+}
+
 // Status tells how this node is.
 func (n *Node) Status() Status {
 	a := n.applier
@@ -65,8 +72,9 @@ func (n *Node) Status() Status {
 		InFlightBytes: n.inFlightBytes.Load(), InFlightBytesMax: n.limits.InFlightBytes, BytesSinceRestart: a.volume.Load(),
 		LogBytes: n.stores.entries.Bytes(), LogCacheBytes: n.stores.entries.CacheBytes(), CatchUp: n.CatchUp(), Held: n.Held(), Net: n.opts.Mux.Stats()}
 	n.identMu.Lock()
-	s.Cluster, s.Incarnation = n.ident.Cluster, n.ident.Incarnation.String()
+	s.Incarnation = n.ident.Incarnation.String()
 	n.identMu.Unlock()
+	s.Cluster = n.ClusterID()
 	l := n.Leadership()
 	s.Leader, s.LeaderAddr, s.Term = l.Leader, l.Address, l.Term
 	s.Ready = a.progress.settled() && a.dead.Load() == nil

@@ -268,27 +268,26 @@ func serveMount(ctx context.Context, m *fuse.Mount, server *assembly.FileServer)
 }
 
 // sessionFile is where a mount at dir remembers its session across a crash.
-func sessionFile(dir string) string {
-	name := "mount" + strings.ReplaceAll(dir, "/", "-") + ".json"
-	if os.Geteuid() == 0 {
-		return filepath.Join("/var/lib/dfs", name)
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(home, ".local", "state", "dfs", name)
-}
+func sessionFile(dir string) string { return mountFile(dir, "/var/lib/dfs", ".json", "") }
 
 // defaultLog is where a background mount logs.
 func defaultLog(dir string) string {
-	name := "mount" + strings.ReplaceAll(dir, "/", "-") + ".log"
+	return mountFile(dir, "/var/log/dfs", ".log", filepath.Join(os.TempDir(), "dfs-"+mountFileName(dir, ".log")))
+}
+
+func mountFileName(dir, suffix string) string {
+	return "mount" + strings.ReplaceAll(dir, "/", "-") + suffix
+}
+
+// mountFile is a file of the mount at dir: below rootDir for root, below the home directory for users, and
+// homeless for a user without one.
+func mountFile(dir, rootDir, suffix, homeless string) string {
 	if os.Geteuid() == 0 {
-		return filepath.Join("/var/log/dfs", name)
+		return filepath.Join(rootDir, mountFileName(dir, suffix))
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return filepath.Join(os.TempDir(), "dfs-"+name)
+		return homeless
 	}
-	return filepath.Join(home, ".local", "state", "dfs", name)
+	return filepath.Join(home, ".local", "state", "dfs", mountFileName(dir, suffix))
 }

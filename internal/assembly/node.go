@@ -135,7 +135,7 @@ func (n *Node) buildServices() (err error) {
 		return err
 	}
 	n.blocks.Register(n.grpc)
-	cluster.Register(n.grpc, blockrpc.NewInfoSource(options, n.clusterID, n.members))
+	cluster.Register(n.grpc, blockrpc.NewInfoSource(options, n.replica.ClusterID, n.members))
 	if n.locks, err = lockserver.NewServer(n.replica, lockserver.Options{Logger: n.opt.Logger}); err != nil {
 		return err
 	}
@@ -154,8 +154,6 @@ func (n *Node) members() ([]cluster.Member, uint64) {
 	}
 	return list, n.replica.Applied()
 }
-
-func (n *Node) clusterID() string { return n.replica.Status().Cluster }
 
 // openFiles starts the node's own file server, at the first thin client.
 func (n *Node) openFiles(ctx context.Context) (fs.FileSystem, error) {
