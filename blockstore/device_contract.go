@@ -40,7 +40,9 @@ type BadBlock struct {
 // it. Apply, Checkpoint-begin and PutChunk come from one goroutine; reads are concurrent with them.
 type Device interface {
 	// Apply redoes rec as of log index. Calls come in rising order of index; an index at or below
-	// Applied() must not be given. After an error the device is dead and the process must stop.
+	// Applied() must not be given. What it changed is seen by every call that begins after it returns, although it may still be on
+	// its way to the disk. After an error the device is dead and the process must stop; an error of a write
+	// that is on its way is told by the next call.
 	Apply(index uint64, rec *wal.Record) error
 	// Advance sets the applied index without a change of blocks.
 	Advance(index uint64)

@@ -16,8 +16,8 @@ const probeMax = 8
 // listPage is how many chunks a long trim takes from the map at a time.
 const listPage = 8192
 
-// Apply redoes rec as of log index, which must be above Applied. After an
-// error the device is dead. rec is not kept.
+// Apply redoes rec as of log index, which must be above Applied. Long runs may be on their way to the disk still when it
+// returns: reads wait for them, and so does the next checkpoint. After an error the device is dead. rec is not kept.
 func (d *Device) Apply(index uint64, rec *wal.Record) error {
 	if err := d.enterComplete(); err != nil {
 		return err
@@ -208,7 +208,13 @@ func (b *batch) group(rs []wal.Range) []wal.Range {
 
 // write applies rs, which all lie in chunk id, in order.
 func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) error {
-	c, err := d.lock(id)
+	first := chunkFirst(id.Chunk)
+	lo, hi := largeBlocks, 0
+	for i := range rs {
+		slot := int(rs[i].Block - first)
+		lo, hi = min(lo, slot), max(hi, slot+1)
+	}
+	c, err := d.lockAhead(id, lo, hi)
 	if err != nil {
 		return err
 	}
@@ -217,13 +223,9 @@ func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) erro
 		return err
 	}
 	b := &d.batch
-	first := chunkFirst(id.Chunk)
-	lo, hi := largeBlocks, 0
 	defer func() { clear(b.data[:]) }()
 	for i := range rs {
-		slot := int(rs[i].Block - first)
-		lo, hi = min(lo, slot), max(hi, slot+1)
-		if err := d.stage(c, slot, &rs[i]); err != nil {
+		if err := d.stage(c, int(rs[i].Block-first), &rs[i]); err != nil {
 			return err
 		}
 	}
@@ -247,7 +249,11 @@ func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) erro
 			slot++
 			continue
 		}
-		if err := d.writeData(c, slot, b.bufs); err != nil {
+		write := d.writeData
+		if len(b.bufs)*blockSize >= d.behind.min {
+			write = d.writeBehind
+		}
+		if err := write(c, slot, b.bufs); err != nil {
 			return err
 		}
 		slot = end
@@ -351,6 +357,9 @@ func (d *Device) dropChunk(id blockstore.ChunkID) error {
 	defer d.cache.unpin(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := d.await(c); err != nil { // the window is another chunk's one day
+		return err
+	}
 	if !c.known {
 		e, found, err := d.lookup(id)
 		if err != nil {

@@ -23,6 +23,7 @@ type chunk struct {
 	sums    []byte // nil: not loaded, or no window
 	present int    // entries of sums that are present
 	doubt   *doubt // nil: none
+	ahead   ahead
 }
 
 // ready tells whether c can be used; loading is needed otherwise.
@@ -107,6 +108,10 @@ func (d *Device) lockShared(id blockstore.ChunkID) (*chunk, error) {
 	for {
 		c.mu.RLock()
 		if c.ready() {
+			if err := d.await(c); err != nil {
+				d.unlockShared(c)
+				return nil, err
+			}
 			return c, nil
 		}
 		c.mu.RUnlock()
@@ -127,13 +132,7 @@ func (d *Device) unlockShared(c *chunk) {
 
 // lock pins id and takes it for a change; release with unlock.
 func (d *Device) lock(id blockstore.ChunkID) (*chunk, error) {
-	c := d.cache.pin(id)
-	c.mu.Lock()
-	if err := d.load(c); err != nil {
-		d.unlock(c)
-		return nil, err
-	}
-	return c, nil
+	return d.lockAhead(id, 0, largeBlocks)
 }
 
 func (d *Device) unlock(c *chunk) {

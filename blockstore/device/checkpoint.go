@@ -47,6 +47,9 @@ func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err
 		return 0, nil, errors.New(errors.KindBusy, "device %s: a checkpoint is being finished", d.dir)
 	}
 	defer d.commitMu.Unlock()
+	if err := d.awaitAll(); err != nil { // so that the sync finds it on the disk
+		return 0, nil, err
+	}
 	round := d.freeze()
 	index = d.applied.Load()
 	st := mapState{index: index, meta: meta, deviceID: d.deviceID}

@@ -14,6 +14,7 @@ func TestDamage(t *testing.T) {
 	vol := newFakeVolume(1)
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 16, 4, 9))
+	_ = d.awaitAll()
 	f := vol.files[fileName(large, 0, "data")]
 	f.pages[0][100] ^= 1
 	f.pages[2], f.pages[3] = f.pages[3], f.pages[2] // the same bytes at the wrong address: the sums are not the same

@@ -43,8 +43,9 @@ type Options struct {
 	// Volume replaces the data and checksum files of the directory (tests). The map is then not synced.
 	Volume Volume
 
-	volume volume // tests: in place of the directory's data and checksum files
-	noSync bool   // tests: the map's file is not synced
+	volume    volume // tests: in place of the directory's data and checksum files
+	noSync    bool   // tests: the map's file is not synced
+	behindMin int    // tests: in place of behindMin
 }
 
 // Validate fills in defaults and refuses what cannot be.
@@ -59,6 +60,9 @@ func (o *Options) Validate() error {
 	}
 	if o.CacheChunks < 0 {
 		return errors.New(errors.KindInvalid, "device: a cache of %d chunks cannot be", o.CacheChunks)
+	}
+	if o.behindMin == 0 {
+		o.behindMin = behindMin
 	}
 	if o.CacheChunks == 0 {
 		o.CacheChunks = CacheChunksDefault
@@ -87,6 +91,7 @@ type Device struct {
 	incomplete atomic.Bool
 	redone     atomic.Bool // EndRedo was called
 	batch      batch       // of the goroutine that applies
+	behind     behind
 }
 
 // mapping is the part of the chunk map that is not committed, and the windows' use.
@@ -131,10 +136,13 @@ func Open(dir string, opt Options) (*Device, error) {
 	if opt.Volume != nil {
 		d.files.vol, opt.noSync = givenVolume{opt.Volume}, true
 	}
+	d.behind.inline = d.files.vol != nil
 	if d.files.vol == nil {
 		d.files.vol = &osVolume{dir: dir, direct: !opt.NoDirect}
 	}
 	d.cache = cache{max: opt.CacheChunks, m: map[blockstore.ChunkID]*chunk{}}
+	d.behind.min = opt.behindMin
+	d.behind.free = make(chan []byte, behindMax)
 	d.delta = newDelta()
 	if err := d.open(&opt); err != nil {
 		return nil, stderrors.Join(err, d.release())
@@ -266,8 +274,16 @@ func (d *Device) enter() error {
 		d.life.RUnlock()
 		return errors.New(errors.KindUnavailable, "device %s is closed", d.dir)
 	}
-	if err := d.dead.Load(); err != nil {
+	if err := d.alive(); err != nil {
 		d.life.RUnlock()
+		return err
+	}
+	return nil
+}
+
+// alive is the error for which the device is dead, nil while it is not.
+func (d *Device) alive() error {
+	if err := d.dead.Load(); err != nil {
 		return *err
 	}
 	return nil
@@ -339,6 +355,7 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.closed = true
+	_ = d.awaitAll()
 	return d.release()
 }
 

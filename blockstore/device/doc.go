@@ -63,12 +63,13 @@
 //
 // # Locks
 //
-// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, then any one of cache.mu, mapMu, suspects.mu, fileSet.mu,
-// which are held for a few instructions. A chunk's lock is held over the I/O of that chunk alone, never two at once.
+// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, then any one of behind.mu, cache.mu, mapMu, suspects.mu,
+// fileSet.mu, which are held for a few instructions. A chunk's lock is held over the I/O of that chunk alone, never two at once.
 //
 // # Direct I/O
 //
-// Runs of 128 KiB and more are written past the page cache (O_DIRECT), the rest through it: BenchmarkApplyStream
-// compares. So nothing is left for a checkpoint's sync to write in one burst beside the log's. The kernel keeps the two
-// coherent; a chunk's lock keeps them from meeting in one range.
+// Runs of 128 KiB and more are not waited for: they are gathered up to the end of their chunk and written past the page cache
+// (O_DIRECT) beside the next Applies (behind.go), the rest goes through the cache at once. So nothing is left for a
+// checkpoint's sync to write in one burst beside the log's. The kernel keeps the two coherent; a chunk's lock keeps
+// them from meeting in one range.
 package device

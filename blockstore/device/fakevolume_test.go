@@ -179,6 +179,8 @@ func (f *fakeFile) writeAt(bufs [][]byte, off int64) error {
 	return err
 }
 
+func (f *fakeFile) writeLong(p []byte, off int64) error { return f.writeAt([][]byte{p}, off) }
+
 func (f *fakeFile) punch(off, n int64) error {
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()

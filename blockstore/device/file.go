@@ -9,6 +9,8 @@ type file interface {
 	readMedium(p []byte, off int64) error
 	// writeAt writes bufs one after another from off on.
 	writeAt(bufs [][]byte, off int64) error
+	// writeLong writes p, which is aligned in memory, past the host's cache where the host can.
+	writeLong(p []byte, off int64) error
 	// punch makes [off, off+n) read as zeros and gives its space back; the size stays.
 	punch(off, n int64) error
 	// size and grow: the size in bytes, and raising it.

@@ -26,6 +26,12 @@ func (f *hostFile) writeAt(bufs [][]byte, off int64) error {
 	return err
 }
 
+func (f *hostFile) writeLong(p []byte, off int64) error {
+	err := f.file.writeLong(p, off)
+	f.dirty.Store(true)
+	return err
+}
+
 func (f *hostFile) punch(off, n int64) error {
 	err := f.file.punch(off, n)
 	f.dirty.Store(true)

@@ -102,7 +102,7 @@ func (g *gen) record() *wal.Record {
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 func testOptions(v volume) Options {
-	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v, noSync: v != nil}
+	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v, noSync: v != nil, behindMin: 2 * blockSize}
 }
 
 func mustOpen(t testing.TB, dir string, v volume) *Device {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,19 +12,10 @@ import (
 	"dfs/internal/errors"
 )
 
-// directMin is the least run, in bytes, that is written past the page cache.
-const directMin = 128 << 10
-
-// bounceSize is the size of the aligned buffer through which direct writes of unaligned memory go.
-const bounceSize = largeBlocks * blockSize
-
 // osVolume is a directory of the host.
 type osVolume struct {
 	dir    string
 	direct bool // write long runs past the page cache
-
-	bounceMu sync.Mutex
-	bounce   []byte // made at first use
 }
 
 func (v *osVolume) open(name string, create bool) (file, error) {
@@ -91,15 +81,6 @@ func (o *osFile) readMedium(p []byte, off int64) error {
 }
 
 func (o *osFile) writeAt(bufs [][]byte, off int64) error {
-	total := 0
-	for _, b := range bufs {
-		total += len(b)
-	}
-	if o.direct != nil && total >= directMin && total <= bounceSize && off%blockSize == 0 && total%blockSize == 0 {
-		if err := o.writeDirect(bufs, off, total); !stderrors.Is(err, unix.EINVAL) {
-			return err
-		} // a disk with other ideas of alignment
-	}
 	if len(bufs) == 1 {
 		_, err := o.f.WriteAt(bufs[0], off)
 		return err
@@ -137,21 +118,13 @@ func (o *osFile) writeVector(bufs [][]byte, off int64) error {
 	return nil
 }
 
-func (o *osFile) writeDirect(bufs [][]byte, off int64, total int) error {
-	if len(bufs) == 1 && aligned(bufs[0]) {
-		_, err := o.direct.WriteAt(bufs[0], off)
-		return err
+func (o *osFile) writeLong(p []byte, off int64) error {
+	if o.direct != nil && off%blockSize == 0 && len(p)%blockSize == 0 {
+		if _, err := o.direct.WriteAt(p, off); !stderrors.Is(err, unix.EINVAL) {
+			return err
+		} // a disk with other ideas of alignment
 	}
-	o.vol.bounceMu.Lock()
-	defer o.vol.bounceMu.Unlock()
-	if o.vol.bounce == nil {
-		o.vol.bounce = alignedBuffer(bounceSize)
-	}
-	b := o.vol.bounce[:0]
-	for _, p := range bufs {
-		b = append(b, p...)
-	}
-	_, err := o.direct.WriteAt(b[:total], off)
+	_, err := o.f.WriteAt(p, off)
 	return err
 }
 

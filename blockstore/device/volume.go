@@ -45,6 +45,7 @@ type givenFile struct{ f File }
 
 func (g givenFile) readAt(p []byte, off int64) error     { return g.f.ReadAt(p, off) }
 func (g givenFile) readMedium(p []byte, off int64) error { return g.f.ReadAt(p, off) }
+func (g givenFile) writeLong(p []byte, off int64) error  { return g.f.WriteAt(p, off) }
 func (g givenFile) punch(off, n int64) error             { return g.f.Punch(off, n) }
 func (g givenFile) size() (int64, error)                 { return g.f.Size() }
 func (g givenFile) grow(size int64) error                { return g.f.Grow(size) }
