@@ -119,6 +119,8 @@ func damages() []damage {
 		}
 	}
 	return append(list,
+		damage{name: "missing newest log segment", file: "raft/log/seg-*", do: remove, refuse: true},
+		damage{name: "missing note of the newest log segment", file: "raft/log/newest-*", do: remove, refuse: true, says: "newest-"},
 		damage{name: "missing log", file: "raft/log", do: remove, refuse: true, says: "raft log"},
 		damage{name: "missing snapshots", file: "raft/snapshots", do: remove, refuse: true},
 		damage{name: "cut snapshot meta", file: "raft/snapshots/*/meta.json", do: cut, says: "snapshots"},

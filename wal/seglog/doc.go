@@ -23,6 +23,7 @@
 //	seg-<n>    segment n of the log, n in hexadecimal, rising
 //	free-<n>   a file written over its whole length once, waiting to become a segment
 //	fill-<n>   the same, not finished: worth nothing after a restart
+//	newest-<n> empty; segment n was begun (0: none was)
 //
 // All segments have one size (Options.SegmentBytes). Block 0 is the header, groups
 // follow, each from a 4 KiB boundary on, so that no block that holds an acknowledged
@@ -49,6 +50,8 @@
 //
 //  1. List the directory; remove fill-*; note free-*. Read the header of every seg-*.
 //     A header is durable before the file gets its seg- name, so a bad one is damage.
+//     A newest-<n> without a segment of that number or a greater one means that the newest
+//     segment was lost: damage. It may be less after a crash, and is made right.
 //  2. The segment with the greatest number is the active one. From it follow the
 //     "segment before" numbers. Segments not reached are void (truncated away, the
 //     rename not done yet) and are recycled. A segment that is named but missing is

@@ -45,18 +45,28 @@ type header struct {
 	prevEnd   uint64
 	prevChain uint32
 	filled    bool // every block was written before this use
+	noted     bool // a file newest-<n> is kept
 }
 
-const flagFilled = 1
+// The flags of a header. Those that are not known are not looked at.
+const (
+	flagFilled = 1 // every block was written before this use
+	flagNoted  = 2 // the directory has a file newest-<n>
+)
 
 // encode fills dst, of at least headerBytes, and returns the initial chain.
 func (h *header) encode(dst []byte) uint32 {
 	clear(dst)
 	copy(dst, segMagic[:])
 	le.PutUint32(dst[8:], Version)
+	flags := uint32(0)
 	if h.filled {
-		le.PutUint32(dst[12:], flagFilled)
+		flags |= flagFilled
 	}
+	if h.noted {
+		flags |= flagNoted
+	}
+	le.PutUint32(dst[12:], flags)
 	le.PutUint64(dst[16:], h.seq)
 	le.PutUint64(dst[24:], h.salt)
 	le.PutUint64(dst[32:], h.segBytes)
@@ -88,7 +98,7 @@ func decodeHeader(name string, src []byte) (header, uint32, error) {
 		seq: le.Uint64(src[16:]), salt: le.Uint64(src[24:]), segBytes: le.Uint64(src[32:]),
 		first: le.Uint64(src[40:]), logFirst: le.Uint64(src[48:]),
 		prevSeq: le.Uint64(src[56:]), prevEnd: le.Uint64(src[64:]), prevChain: le.Uint32(src[72:]),
-		filled: le.Uint32(src[12:])&flagFilled != 0,
+		filled: le.Uint32(src[12:])&flagFilled != 0, noted: le.Uint32(src[12:])&flagNoted != 0,
 	}
 	if h.segBytes < 2*Block || h.segBytes > segmentBytesLimit || h.segBytes%Block != 0 || h.prevSeq >= h.seq {
 		return h, 0, errors.New(errors.KindCorrupt, "log segment %s: header makes no sense (%d bytes, segment %d after %d)", name, h.segBytes, h.seq, h.prevSeq)

@@ -63,6 +63,9 @@ type Log struct {
 
 	free spares
 
+	noted  bool   // there is a file newest-<n>; at the start only
+	newest uint64 // its n, under wmu
+
 	counts  counters
 	lastUse time.Time   // of wbuf, under wmu
 	idle    *time.Timer // under wmu; nil when not armed

@@ -17,6 +17,9 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	if err := l.checkNewest(found); err != nil {
+		return err
+	}
 	reached, void := chainOf(found)
 	if len(reached) == 0 {
 		if err := l.startEmpty(); err != nil {
@@ -60,6 +63,8 @@ func (l *Log) listDir() ([]*segment, error) {
 			if err := l.fs.Remove(name); err != nil {
 				return segs, errors.New(errors.KindIO, "remove unfinished log segment %s: %w", name, err)
 			}
+		case newestPrefix:
+			l.noted, l.newest = true, max(l.newest, n)
 		case freePrefix:
 			l.free.names = append(l.free.names, name)
 		case segPrefix:

@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	segPrefix  = "seg-"
-	freePrefix = "free-"
-	fillPrefix = "fill-"
+	segPrefix    = "seg-"
+	freePrefix   = "free-"
+	fillPrefix   = "fill-"
+	newestPrefix = "newest-"
 
 	fillPiece      = 1 << 20
 	fillRetryAfter = 10 * time.Second
@@ -23,7 +24,7 @@ func segName(n uint64) string { return fmt.Sprintf("%s%016x", segPrefix, n) }
 
 // parseName splits a file name of the log's directory; ok is false for others.
 func parseName(name string) (prefix string, n uint64, ok bool) {
-	for _, p := range []string{segPrefix, freePrefix, fillPrefix} {
+	for _, p := range []string{segPrefix, freePrefix, fillPrefix, newestPrefix} {
 		if rest, found := strings.CutPrefix(name, p); found && len(rest) == 16 {
 			n, err := strconv.ParseUint(rest, 16, 64)
 			return p, n, err == nil

@@ -127,7 +127,7 @@ func (l *Log) newSegment(first uint64, prev *segment) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := header{seq: l.free.nextSeq(), salt: l.opts.Salt(), segBytes: uint64(l.opts.SegmentBytes), first: first, filled: spare.filled}
+	h := header{seq: l.free.nextSeq(), salt: l.opts.Salt(), segBytes: uint64(l.opts.SegmentBytes), first: first, filled: spare.filled, noted: true}
 	if first != 0 {
 		h.logFirst = l.first
 	}
@@ -146,6 +146,9 @@ func (l *Log) newSegment(first uint64, prev *segment) (*segment, error) {
 			return err
 		}
 		if err := l.fs.Rename(spare.name, seg.name); err != nil {
+			return err
+		}
+		if err := l.noteNewest(h.seq); err != nil {
 			return err
 		}
 		return l.fs.SyncDir()
