@@ -92,7 +92,7 @@ func TestLogWithoutNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.noted = false
-	chain := h.encode(d.names[name].seen)
+	chain := h.encode(d.names[name].seen[:headerBytes])
 	g, ok := parseGroup(d.names[name].seen[Block:], h.salt, Block, h.segBytes)
 	if !ok {
 		t.Fatal("no group where one was written")
