@@ -2,9 +2,6 @@ package raftstore
 
 import (
 	"context"
-	"encoding/json"
-	stderrors "errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -58,50 +55,6 @@ func (n *Node) CatchUp() Progress {
 	return n.copying.p
 }
 
-// copyMark is the note catchup.json.
-type copyMark struct {
-	Version int    `json:"version"`
-	Copying bool   `json:"copying"` // the device is neither what it was nor what it is to be
-	Floor   uint64 `json:"floor"`   // not to be read before this index is applied
-}
-
-const (
-	copyMarkFile    = "catchup.json"
-	copyMarkVersion = 1
-)
-
-func loadCopyMark(dir string) (*copyMark, error) {
-	b, err := os.ReadFile(filepath.Join(dir, copyMarkFile))
-	if stderrors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, errors.New(errors.KindIO, "cannot read %s: %w", copyMarkFile, err)
-	}
-	m := new(copyMark)
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, errors.New(errors.KindCorrupt, "%s in %s cannot be read: %w", copyMarkFile, dir, err)
-	}
-	if m.Version > copyMarkVersion {
-		return nil, errors.New(errors.KindTooNew, "%s in %s has version %d, this program knows %d", copyMarkFile, dir, m.Version, copyMarkVersion)
-	}
-	return m, nil
-}
-
-func (n *Node) setCopyMark(m *copyMark) error {
-	b, err := json.Marshal(m)
-	if err == nil {
-		err = writeFileDurably(n.opts.Dir, copyMarkFile, b)
-	}
-	if err != nil {
-		return err
-	}
-	n.copying.mu.Lock()
-	n.copying.mark = m
-	n.copying.mu.Unlock()
-	return nil
-}
-
 // clearCopyMark removes the note once the floor of a finished copy is applied.
 func (n *Node) clearCopyMark() {
 	n.copying.mu.Lock()
@@ -141,7 +94,7 @@ func (n *Node) catchUp(m *manifest) error {
 	}
 	a.progress.copying.Store(true)
 	a.recent.disturb()
-	if err := n.setCopyMark(&copyMark{Version: copyMarkVersion, Copying: true}); err != nil {
+	if err := n.setCopyMark(&copyMark{Copying: true}); err != nil {
 		return n.deadCopy(err)
 	}
 	n.copying.update(func(p *Progress) { *p = Progress{Active: true, Manifest: m.Applied, Since: time.Now()} })
@@ -156,13 +109,13 @@ func (n *Node) catchUp(m *manifest) error {
 // finishCopy makes the copied content the device's own.
 func (n *Node) finishCopy(m *manifest, state *blockstore.State, floor uint64) error {
 	a := n.applier
-	if err := n.setCopyMark(&copyMark{Version: copyMarkVersion, Copying: true, Floor: floor}); err != nil {
+	if err := n.setCopyMark(&copyMark{Copying: true, Floor: floor}); err != nil {
 		return n.deadCopy(err)
 	}
 	if err := a.dev.ResetTo(m.Applied, m.State); err != nil {
 		return n.deadCopy(errors.New(errors.KindOf(err), "the device failed at the end of a copy: %w", err))
 	}
-	if err := n.setCopyMark(&copyMark{Version: copyMarkVersion, Floor: floor}); err != nil {
+	if err := n.setCopyMark(&copyMark{Floor: floor}); err != nil {
 		return n.deadCopy(err)
 	}
 	a.mu.Lock()

@@ -1,12 +1,10 @@
 package raftstore
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	stderrors "errors"
 	"fmt"
 	"hash/crc32"
@@ -20,12 +18,11 @@ import (
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/internal/jsonfile"
 	"dfs/internal/mux"
 )
 
-// The identity file, node.json, binds a data directory to one node of one cluster:
-//
-//	{"magic": "dfs-node", "version": 1, "crc32c": "<of the compact body>", "body": {…identity…}}
+// The identity file, node.json, binds a data directory to one node of one cluster (package jsonfile has its frame).
 const (
 	identityFile    = "node.json"
 	identityMagic   = "dfs-node"
@@ -69,13 +66,6 @@ type identity struct {
 	Lives bool `json:"lives,omitempty"`
 }
 
-type identityEnvelope struct {
-	Magic   string          `json:"magic"`
-	Version int             `json:"version"`
-	CRC32C  string          `json:"crc32c"`
-	Body    json.RawMessage `json:"body"`
-}
-
 func (id *identity) clusterID() (mux.ClusterID, bool) {
 	b, err := hex.DecodeString(id.Cluster)
 	if err != nil || len(b) != len(mux.ClusterID{}) {
@@ -87,36 +77,14 @@ func (id *identity) clusterID() (mux.ClusterID, bool) {
 func (id *identity) serverID() raft.ServerID { return serverID(id.Node, id.Incarnation) }
 
 func encodeIdentity(id *identity) ([]byte, error) {
-	body, err := json.Marshal(id)
-	if err != nil {
-		return nil, err
-	}
-	sum := fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli))
-	return json.MarshalIndent(identityEnvelope{identityMagic, identityVersion, sum, body}, "", "  ")
+	return jsonfile.Encode(identityMagic, identityVersion, id)
 }
 
 // decodeIdentity: KindForeign, KindTooNew, KindCorrupt.
 func decodeIdentity(b []byte) (*identity, error) {
-	var e identityEnvelope
-	if err := json.Unmarshal(b, &e); err != nil {
-		return nil, errors.New(errors.KindCorrupt, "it is no JSON: %w", err)
-	}
-	if e.Magic != identityMagic {
-		return nil, errors.New(errors.KindForeign, "it is not of a dfs node (magic %q)", e.Magic)
-	}
-	if e.Version > identityVersion {
-		return nil, errors.New(errors.KindTooNew, "it has version %d, this program knows %d: run a newer dfs", e.Version, identityVersion)
-	}
-	var body bytes.Buffer
-	if err := json.Compact(&body, e.Body); err != nil {
-		return nil, errors.New(errors.KindCorrupt, "its body is no JSON: %w", err)
-	}
-	if sum := fmt.Sprintf("%08x", crc32.Checksum(body.Bytes(), castagnoli)); sum != e.CRC32C {
-		return nil, errors.New(errors.KindCorrupt, "its checksum does not fit (%s, want %s)", sum, e.CRC32C)
-	}
 	id := new(identity)
-	if err := json.Unmarshal(e.Body, id); err != nil {
-		return nil, errors.New(errors.KindCorrupt, "its body does not parse: %w", err)
+	if err := jsonfile.Decode(b, identityMagic, identityVersion, id); err != nil {
+		return nil, err
 	}
 	if _, ok := id.clusterID(); id.Cluster != "" && !ok {
 		return nil, errors.New(errors.KindCorrupt, "cluster id %q is not 32 hex digits", id.Cluster)

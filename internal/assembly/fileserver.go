@@ -91,10 +91,8 @@ func OpenFileServer(ctx context.Context, cl *cluster.Cluster, opt FileServerOpti
 		return nil, err
 	}
 	if opt.SessionFile != "" {
-		if f.file, err = openSessionFile(opt.SessionFile, opt.Logger); err != nil {
+		if f.file, err = takeSessionFile(ctx, opt.SessionFile, cl, opt.Logger); err != nil {
 			opt.Logger.Warn("after a crash this file server's lease must run out", "error", err)
-		} else {
-			f.file.endPredecessor(ctx, cl)
 		}
 	}
 	if err := f.attach(ctx); err != nil {

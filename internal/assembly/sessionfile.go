@@ -14,15 +14,15 @@ import (
 	"dfs/blockstore"
 	"dfs/internal/cluster"
 	"dfs/internal/errors"
+	"dfs/internal/jsonfile"
 	"dfs/lockserver/lockrpc"
 )
 
-// sessionFileVersion is the format of a session file:
-//
-//	{"magic": "dfs-session", "version": 1, "cluster": "…", "writer": 7, "token": "32 hex digits"}
+// A session file's frame is that of package jsonfile.
 const (
 	sessionFileMagic   = "dfs-session"
-	sessionFileVersion = 1
+	sessionFileVersion = 2
+	sessionFileMax     = 64 << 10 // bytes
 )
 
 // deadSessionWait bounds the end of a dead predecessor's session; what remains then runs out with its lease.
@@ -40,11 +40,48 @@ type sessionFile struct {
 
 // sessionRecord is the file's content.
 type sessionRecord struct {
-	Magic   string `json:"magic"`
-	Version int    `json:"version"`
 	Cluster string `json:"cluster"`
 	Writer  uint64 `json:"writer"`
-	Token   string `json:"token"`
+	Token   string `json:"token"` // 32 hex digits
+}
+
+func encodeSession(cluster string, session blockstore.Session) ([]byte, error) {
+	return jsonfile.Encode(sessionFileMagic, sessionFileVersion,
+		sessionRecord{Cluster: cluster, Writer: uint64(session.Writer), Token: hex.EncodeToString(session.Token[:])})
+}
+
+// decodeSession: KindForeign, KindTooNew, KindCorrupt. Version 1 had no checksum: its fields stand beside the magic.
+func decodeSession(b []byte) (cluster string, session blockstore.Session, err error) {
+	var first struct {
+		Magic   string `json:"magic"`
+		Version int    `json:"version"`
+		sessionRecord
+	}
+	if err := json.Unmarshal(b, &first); err != nil || first.Magic != sessionFileMagic || first.Version != 1 {
+		if err := jsonfile.Decode(b, sessionFileMagic, sessionFileVersion, &first.sessionRecord); err != nil {
+			return "", session, err
+		}
+	}
+	token, err := hex.DecodeString(first.Token)
+	if err != nil || len(token) != len(session.Token) {
+		return "", session, errors.New(errors.KindCorrupt, "the session's secret is not %d hex digits", 2*len(session.Token))
+	}
+	session.Writer = blockstore.WriterID(first.Writer)
+	copy(session.Token[:], token)
+	return first.Cluster, session, nil
+}
+
+// takeSessionFile takes the file and ends the session that it names; nil with an error if it cannot be used.
+func takeSessionFile(ctx context.Context, path string, cl *cluster.Cluster, log *slog.Logger) (*sessionFile, error) {
+	s, err := openSessionFile(path, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.endPredecessor(ctx, cl); err != nil {
+		s.f.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // openSessionFile takes the file; KindBusy where its owner lives.
@@ -63,41 +100,37 @@ func openSessionFile(path string, log *slog.Logger) (*sessionFile, error) {
 	return &sessionFile{f: f, log: log}, nil
 }
 
-// endPredecessor ends the session that a dead process left in the file. It never fails the
-// start: a session that cannot be ended runs out with its lease.
-func (s *sessionFile) endPredecessor(ctx context.Context, cl *cluster.Cluster) {
-	b, err := io.ReadAll(io.NewSectionReader(s.f, 0, 1<<16))
+// endPredecessor ends the session that a dead process left in the file. A session that cannot be ended runs out with its
+// lease, and what is damaged is overwritten. KindTooNew, KindForeign: the file is not this program's to write.
+func (s *sessionFile) endPredecessor(ctx context.Context, cl *cluster.Cluster) error {
+	b, err := io.ReadAll(io.NewSectionReader(s.f, 0, sessionFileMax))
 	if err != nil || len(b) == 0 {
-		return
+		return nil
 	}
-	var r sessionRecord
-	var session blockstore.Session
-	token, terr := []byte(nil), error(nil)
-	if err = json.Unmarshal(b, &r); err == nil {
-		token, terr = hex.DecodeString(r.Token)
+	name, session, err := decodeSession(b)
+	switch {
+	case errors.Is(err, errors.KindTooNew), errors.Is(err, errors.KindForeign):
+		return errors.New(errors.KindOf(err), "the session file %s is left alone: %w", s.f.Name(), err)
+	case err != nil:
+		s.log.Warn("the session file is damaged; the session it names runs out by itself", "file", s.f.Name(), "error", err)
+		return nil
 	}
-	if err != nil || terr != nil || r.Magic != sessionFileMagic || r.Version != sessionFileVersion || len(token) != len(session.Token) {
-		s.log.Warn("the session file is not readable by this dfs; the session it names runs out by itself", "file", s.f.Name())
-		return
-	}
-	session.Writer = blockstore.WriterID(r.Writer)
-	copy(session.Token[:], token)
 	ctx, cancel := context.WithTimeout(ctx, deadSessionWait)
 	defer cancel()
-	if err := cl.Refresh(ctx); err != nil || (r.Cluster != "" && cl.ID() != "" && cl.ID() != r.Cluster) {
-		return // another cluster's: nothing to end here
+	if err := cl.Refresh(ctx); err != nil || (name != "" && cl.ID() != "" && cl.ID() != name) {
+		return nil // another cluster's: nothing to end here
 	}
 	if err := lockrpc.EndDead(ctx, cl, session); err != nil {
-		s.log.Warn("the session of this mount's dead predecessor could not be ended; it runs out by itself", "session", r.Writer, "error", err)
-		return
+		s.log.Warn("the session of this mount's dead predecessor could not be ended; it runs out by itself", "session", session.Writer, "error", err)
+		return nil
 	}
-	s.log.Info("ended the session that a dead process had left", "session", r.Writer)
+	s.log.Info("ended the session that a dead process had left", "session", session.Writer)
+	return nil
 }
 
 // write remembers session as the owner's.
 func (s *sessionFile) write(cluster string, session blockstore.Session) error {
-	b, err := json.Marshal(sessionRecord{Magic: sessionFileMagic, Version: sessionFileVersion, Cluster: cluster,
-		Writer: uint64(session.Writer), Token: hex.EncodeToString(session.Token[:])})
+	b, err := encodeSession(cluster, session)
 	if err != nil {
 		return err
 	}
