@@ -130,7 +130,7 @@ func (n *Node) storesWhole(dir string) error {
 	if n.opts.Seg.FS != nil {
 		return nil // the log is not in this directory
 	}
-	for _, log := range []string{filepath.Join(dir, "log", "seg-*"), filepath.Join(dir, "log.db")} { // OpenLog refuses the wrong one
+	for _, log := range []string{filepath.Join(dir, "log", "seg-*"), filepath.Join(dir, "log", "newest-*"), filepath.Join(dir, "log.db")} { // OpenLog refuses the wrong one, and one whose newest segment is gone
 		if files, err := filepath.Glob(log); err == nil && len(files) > 0 {
 			return nil
 		}

@@ -241,6 +241,22 @@ func TestSound(t *testing.T) {
 	}
 }
 
+// TestEmpty: a store in which nothing ever was is no damage; one that should hold something is.
+func TestEmpty(t *testing.T) {
+	m := &image{t: t}
+	zero, three := uint64(0), uint64(3)
+	var out strings.Builder
+	r := m.checkWith(Options{UsedBlocks: &zero})
+	if _, err := r.WriteTo(&out); err != nil || !r.Clean() || !r.Empty || !strings.Contains(out.String(), "the first mount makes it; 0 problems") {
+		t.Errorf("%+v %q %v", r, out.String(), err)
+	}
+	for _, o := range []Options{{UsedBlocks: &three}, {}} {
+		if r := m.checkWith(o); r.Clean() || r.Empty {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // TestListedFree: an unlinked inode that another writer freed, closing it last, is on its list until that looks again; no damage.
 func TestListedFree(t *testing.T) {
 	m := newImage(t)

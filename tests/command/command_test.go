@@ -145,6 +145,7 @@ func TestFiles(t *testing.T) {
 		code int
 		out  string // a regular expression of standard output, or of the error if the code is not 0
 	}{
+		{"", []string{"fsck"}, 0, `the store is empty.*the first mount makes it; 0 problems`},
 		{"hello\n", []string{"write", "/f"}, 0, `^$`},
 		{"", []string{"read", "/f"}, 0, `^hello\n$`},
 		{"", []string{"read", "--offset", "1", "--length", "3", "/f"}, 0, `^ell$`},

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 		locker()
 		return
 	}
-	os.Exit(m.Run())
+	harness.Main(m)
 }
 
 // locker reads commands from standard input: "open NAME", "close N", and "KIND TYPE START LENGTH N", where KIND is posix,

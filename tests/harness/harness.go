@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,36 +21,6 @@ import (
 
 // startWait bounds every wait for a process to become ready.
 const startWait = 60 * time.Second
-
-var build struct {
-	once sync.Once
-	path string
-	err  error
-}
-
-// Binary builds cmd/dfs once per test process and returns its path. DFS_BINARY overrides.
-func Binary(t testing.TB) string {
-	t.Helper()
-	if path := os.Getenv("DFS_BINARY"); path != "" {
-		return path
-	}
-	build.once.Do(func() {
-		dir, err := os.MkdirTemp("", "dfs-test-bin-")
-		if err != nil {
-			build.err = err
-			return
-		}
-		build.path = filepath.Join(dir, "dfs")
-		out, err := exec.Command("go", "build", "-o", build.path, "dfs/cmd/dfs").CombinedOutput()
-		if err != nil {
-			build.err = fmt.Errorf("go build dfs/cmd/dfs: %w\n%s", err, out)
-		}
-	})
-	if build.err != nil {
-		t.Fatal(build.err)
-	}
-	return build.path
-}
 
 // Cluster is a set of nodes, each a process with a data directory of its own.
 type Cluster struct {

@@ -1,0 +1,9 @@
+package coherence
+
+import (
+	"testing"
+
+	"dfs/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
