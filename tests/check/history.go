@@ -1,0 +1,237 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Kind is what an operation does.
+type Kind int
+
+// The kinds. What Key, To, Value and Text of Input and Output mean for each stands behind it.
+const (
+	Write     Kind = iota // Key: register; Value: what is written
+	Read                  // Key: register; Output.Value: what was read, 0 if it was never written
+	Append                // Key: file; Value: what is appended
+	ReadAll               // Key: file; Output.Text: all values, each followed by a space
+	Create                // Key: name; exclusive; Output.OK: false if it existed
+	Stat                  // Key: name; Output.OK: whether it exists
+	Remove                // Key: name; Output.OK: false if it did not exist
+	Symlink               // Key: directory; To: name; Value: its target; Output.OK: false if the name existed
+	Rename                // Key: directory; Text: old name; To: new name; Output.OK: false if the old one did not exist
+	Unlink                // Key: directory; To: name; Output.OK: false if it did not exist
+	Readlink              // Key: directory; To: name; Output.Value: its target, 0 if it does not exist
+	Increment             // Key: counter; Output.Value: what was read under the lock before one was added
+)
+
+var kindNames = []string{"write", "read", "append", "read all", "create", "stat", "remove", "symlink", "rename", "unlink", "readlink", "increment"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// Input is what an operation was asked.
+type Input struct {
+	Kind    Kind
+	Key     string // operations of different keys have nothing to do with one another
+	To      string
+	Text    string
+	Value   uint64
+	unknown bool // set when the history is checked, so that models see it
+}
+
+// Output is what an operation answered.
+type Output struct {
+	OK    bool
+	Value uint64
+	Text  string
+}
+
+// History collects the operations of clients that run at the same time. Its clock counts calls and returns, so it
+// serves in virtual time as well.
+type History struct {
+	mu    sync.Mutex
+	clock int64
+	ops   []*Operation
+}
+
+// Operation is one operation of a history.
+type Operation struct {
+	Client int
+	Input  Input
+	Output Output
+
+	history      *History
+	call, answer int64 // 0: none
+	void         bool
+	when         time.Time
+	took         time.Duration
+}
+
+// Begin notes that a client is about to do something.
+func (h *History) Begin(client int, in Input) *Operation {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clock++
+	o := &Operation{Client: client, Input: in, history: h, call: h.clock, when: time.Now()}
+	h.ops = append(h.ops, o)
+	return o
+}
+
+// Done notes the answer.
+func (o *Operation) Done(out Output) {
+	o.history.mu.Lock()
+	defer o.history.mu.Unlock()
+	o.history.clock++
+	o.answer, o.Output, o.took = o.history.clock, out, time.Since(o.when)
+}
+
+// Unknown notes that the operation may have been done, may be done later or never. So does not calling Done.
+func (o *Operation) Unknown() {
+	o.history.mu.Lock()
+	defer o.history.mu.Unlock()
+	o.answer = 0
+}
+
+// Void takes an operation that has no effect and no answer to be judged out of the history.
+func (o *Operation) Void() {
+	o.history.mu.Lock()
+	defer o.history.mu.Unlock()
+	o.void = true
+}
+
+func (o *Operation) readOnly() bool {
+	switch o.Input.Kind {
+	case Read, ReadAll, Stat, Readlink:
+		return true
+	}
+	return false
+}
+
+// Unsynced holds the operations that one client did through one mount since it was last told that all is durable.
+// It is not safe for several goroutines.
+type Unsynced struct{ ops []*Operation }
+
+// Add adds an operation that returned.
+func (u *Unsynced) Add(o *Operation) { u.ops = append(u.ops, o) }
+
+// Kept notes a successful fsync.
+func (u *Unsynced) Kept() { u.ops = nil }
+
+// Lost notes that an error was told, or that the mount died.
+func (u *Unsynced) Lost() {
+	for _, o := range u.ops {
+		if o.readOnly() {
+			o.Void()
+		} else {
+			o.Unknown()
+		}
+	}
+	u.ops = nil
+}
+
+// Result is what a check found.
+type Result struct {
+	Operations int    // looked at
+	Unknown    int    // of them without a known outcome
+	Undecided  bool   // the search took too long
+	Violation  string // "" if none; else the history that no order explains, one line an operation
+}
+
+// Check looks for an order that explains the operations of the kinds of a model.
+func (h *History) Check(m Model, limit time.Duration) Result {
+	var r Result
+	keys := map[string][]porcupine.Operation{}
+	h.mu.Lock()
+	for _, o := range h.ops {
+		if o.void || !slices.Contains(m.kinds, o.Input.Kind) || (o.answer == 0 && o.readOnly()) {
+			continue
+		}
+		r.Operations++
+		p := porcupine.Operation{ClientId: o.Client, Input: o.Input, Output: o.Output, Call: o.call, Return: o.answer}
+		if o.answer == 0 {
+			r.Unknown++
+			in := o.Input
+			in.unknown = true
+			p.Input, p.Return = in, h.clock+int64(r.Unknown)
+		}
+		keys[o.Input.Key] = append(keys[o.Input.Key], p)
+	}
+	h.mu.Unlock()
+	deadline := time.Now().Add(limit)
+	for key, ops := range keys {
+		switch porcupine.CheckOperationsTimeout(m.model(), ops, max(time.Until(deadline), time.Millisecond)) {
+		case porcupine.Unknown:
+			r.Undecided = true
+		case porcupine.Illegal:
+			r.Violation = fmt.Sprintf("%s of %s: no order of these operations explains their answers:\n%s", m.Name, key, h.describe(m, key, ops))
+			return r
+		}
+	}
+	return r
+}
+
+// describe lists the shortest beginning of the operations, by their return, that no order explains, and how they were called.
+func (h *History) describe(m Model, key string, ops []porcupine.Operation) string {
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	short := ops
+	for n := range ops { // those that had not returned by then are of unknown outcome for the beginning
+		begin := slices.Clone(ops[:n+1])
+		for _, o := range ops[n+1:] {
+			in := o.Input.(Input)
+			if o.Call < ops[n].Return && !slices.Contains([]Kind{Read, ReadAll, Stat, Readlink}, in.Kind) {
+				in.unknown = true
+				o.Input = in
+				begin = append(begin, o)
+			}
+		}
+		if porcupine.CheckOperationsTimeout(m.model(), begin, time.Second) == porcupine.Illegal {
+			short = begin
+			break
+		}
+	}
+	slices.SortFunc(short, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	if skip := len(short) - 60; skip > 0 {
+		fmt.Fprintf(&b, "(%d earlier ones)\n", skip)
+		short = short[skip:]
+	}
+	for _, o := range short {
+		in, out := o.Input.(Input), o.Output.(Output)
+		fmt.Fprintf(&b, "%6d…%-6d client %d: %v %s %s", o.Call, o.Return, o.ClientId, in.Kind, in.Text, in.To)
+		if in.Value != 0 {
+			fmt.Fprintf(&b, " %d", in.Value)
+		}
+		if in.unknown {
+			fmt.Fprintf(&b, " = unknown\n")
+		} else {
+			fmt.Fprintf(&b, " = %v %d %s%s\n", out.OK, out.Value, out.Text, h.timed(o.Call))
+		}
+	}
+	return b.String()
+}
+
+// timed tells when the operation that was called at a tick was, for a look into the logs.
+func (h *History) timed(call int64) string {
+	for _, o := range h.ops {
+		if o.call == call {
+			return fmt.Sprintf(" (%s, took %v)", o.when.UTC().Format("15:04:05.000"), o.took.Round(time.Microsecond))
+		}
+	}
+	return ""
+}
+
+// Slowest is the longest time that an operation of known outcome took.
+func (h *History) Slowest() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var most time.Duration
+	for _, o := range h.ops {
+		most = max(most, o.took)
+	}
+	return most
+}
