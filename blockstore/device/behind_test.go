@@ -99,7 +99,12 @@ func TestBehindIsWaitedFor(t *testing.T) {
 		},
 		"zeros":      func(t *testing.T, d *Device) { mustApply(t, d, &wal.Record{Zeros: []wal.Span{span}}) },
 		"checkpoint": func(t *testing.T, d *Device) { mustCheckpoint(t, d, "") },
-		"close":      func(t *testing.T, d *Device) { d.Close() },
+		"reset": func(t *testing.T, d *Device) {
+			if err := d.ResetTo(5, nil); err != nil {
+				t.Error(err)
+			}
+		},
+		"close": func(t *testing.T, d *Device) { d.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, v := openHeld(t)

@@ -157,6 +157,9 @@ func (d *Device) ResetTo(index uint64, meta []byte) error {
 	defer d.leave()
 	d.commitMu.Lock()
 	defer d.commitMu.Unlock()
+	if err := d.awaitAll(); err != nil { // chunks that did not differ may have been applied just before the catch-up
+		return err
+	}
 	d.freeze()
 	if err := d.commit(mapState{index: index, meta: meta, deviceID: d.deviceID}); err != nil {
 		return err
