@@ -180,3 +180,58 @@ func TestHostErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestMissingFiles: a data file that is gone under a running device is an error of every call that needs it, not content.
+func TestMissingFiles(t *testing.T) {
+	part := &wal.Record{Ranges: []wal.Range{{Addr: wal.Addr{VDisk: 5, Block: 17}, Off: 3, Data: []byte{1}}}}
+	calls := map[string]func(d *Device) error{
+		"Apply of a part": func(d *Device) error { return d.Apply(d.Applied()+1, part) },
+		"Apply of a run":  func(d *Device) error { return d.Apply(d.Applied()+1, whole(5, 16, 4, 4)) },
+		"Apply of a trim": func(d *Device) error {
+			return d.Apply(d.Applied()+1, &wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 16, Count: 1}}})
+		},
+		"Apply of zeros": func(d *Device) error {
+			return d.Apply(d.Applied()+1, &wal.Record{Zeros: []wal.Span{{VDisk: 5, Block: 16, Count: 1}}})
+		},
+		"PutChunk": func(d *Device) error {
+			return d.PutChunk(blockstore.ChunkData{ChunkInfo: blockstore.ChunkInfo{ChunkID: chunkOf(5, 16)}, Present: append([]byte{1}, make([]byte, 29)...), Data: make([]byte, blockSize)})
+		},
+	}
+	for _, name := range []string{"Read", "Repair", "ReadChunk", "ChunkHash", "ScrubNext"} {
+		calls[name] = everyCall[name]
+	}
+	for name, call := range calls {
+		for _, loaded := range []bool{false, true} {
+			vol := newFakeVolume(1)
+			dir := t.TempDir()
+			d := mustOpen(t, dir, vol)
+			mustApply(t, d, whole(5, 16, 4, 9))
+			mustCheckpoint(t, d, "")
+			if !loaded {
+				d.Close()
+				d = mustOpen(t, dir, vol)
+			}
+			d.files.pairs[large] = nil
+			if err := call(d); !errors.Is(err, errors.KindCorrupt) || !strings.Contains(err.Error(), "large.0000.data is missing") {
+				t.Errorf("%s (in memory: %v): %v", name, loaded, err)
+			}
+		}
+	}
+}
+
+// TestMapDamage: entries of the chunk map that cannot be are told, with what to do.
+func TestMapDamage(t *testing.T) {
+	key := mapKey(blockstore.ChunkID{VDisk: 1, Chunk: 3})
+	if _, _, err := decodeEntry(key, encodeEntry(key, entry{win: makeWindow(small, 1)})); !errors.Is(err, errors.KindCorrupt) {
+		t.Error("a large chunk in a small window:", err)
+	}
+	good := encodeState(mapState{index: 7})
+	good[0] ^= 1
+	if _, err := decodeState(good); !errors.Is(err, errors.KindCorrupt) {
+		t.Error("a state with a flipped bit:", err)
+	}
+	d := mustOpen(t, t.TempDir(), newFakeVolume(1))
+	if err := d.markUsed(makeWindow(small, windowMax), "x"); !errors.Is(err, errors.KindCorrupt) {
+		t.Error("a window beyond all:", err)
+	}
+}
