@@ -7,7 +7,7 @@ BIN := $(CURDIR)/bin/dfs
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PKG ?= ./...
 
-.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak spec clean
+.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak spec errcover clean
 
 build: ## build bin/dfs
 	@set -e; go=$$(scripts/setup.sh build | tail -n 1); mkdir -p bin; \
@@ -40,6 +40,12 @@ soak: ## the long forms of the tests (MINUTES=30)
 
 spec: ## the lease and fencing protocol as a model, checked exhaustively (spec/README.md)
 	@set -e; scripts/setup.sh spec >/dev/null; spec/check.sh
+
+STORAGE := wal wal/seglog blockstore blockstore/device blockstore/raftstore blockstore/blockrpc
+errcover: ## which errors of the storage packages no test has produced
+	@set -e; go=$$(scripts/setup.sh build | tail -n 1); out=$$(mktemp); trap 'rm -f $$out' EXIT; \
+	$$go test -count=1 -coverpkg=./wal/...,./blockstore/... -coverprofile=$$out ./wal/... ./blockstore/... >/dev/null; \
+	$$go run ./internal/errcover -list $$out $(STORAGE)
 
 clean:
 	rm -rf bin
