@@ -27,13 +27,16 @@ type Cluster struct {
 	Dir   string // everything of this cluster lies below it
 	Nodes []*Node
 
-	t   testing.TB
-	bin string
+	t       testing.TB
+	bin     string
+	network *Network // nil: all are on loopback
+	admin   *Host    // where commands run
 }
 
 // Node is one node process.
 type Node struct {
 	ID, Address, Data, Log string
+	Host                   *Host // nil without a network
 
 	cluster *Cluster
 	args    []string
@@ -45,6 +48,8 @@ type Options struct {
 	Nodes int      // default 3
 	Args  []string // more flags for every dfs server
 	Dir   string   // default a temporary directory
+	// Network puts each node and each mount on a host of its own, and commands on a further one.
+	Network *Network
 	// Prepare is called when the nodes are known and before they are started.
 	Prepare func(c *Cluster)
 }
@@ -59,10 +64,12 @@ func Start(t testing.TB, opt Options) *Cluster {
 	if opt.Dir == "" {
 		opt.Dir = t.TempDir()
 	}
-	c := &Cluster{Dir: opt.Dir, t: t, bin: Binary(t)}
+	c := &Cluster{Dir: opt.Dir, t: t, bin: Binary(t), network: opt.Network}
 	for i := range opt.Nodes {
-		id := string(rune('a' + i))
-		c.Nodes = append(c.Nodes, c.node(id, FreeAddress(t)))
+		c.Nodes = append(c.Nodes, c.node(string(rune('a'+i))))
+	}
+	if c.network != nil {
+		c.admin = c.network.Host("admin")
 	}
 	if opt.Prepare != nil {
 		opt.Prepare(c)
@@ -76,15 +83,26 @@ func Start(t testing.TB, opt Options) *Cluster {
 	return c
 }
 
+// nodePort is the port of a node that has a host of its own.
+const nodePort = "7470"
+
 // node makes a node that is not started yet.
-func (c *Cluster) node(id, address string) *Node {
-	return &Node{ID: id, Address: address, Data: filepath.Join(c.Dir, "node-"+id), Log: filepath.Join(c.Dir, "node-"+id+".log"), cluster: c}
+func (c *Cluster) node(id string) *Node {
+	c.t.Helper()
+	n := &Node{ID: id, Data: filepath.Join(c.Dir, "node-"+id), Log: filepath.Join(c.Dir, "node-"+id+".log"), cluster: c}
+	if c.network != nil {
+		n.Host = c.network.Host(id)
+		n.Address = net.JoinHostPort(n.Host.Address, nodePort)
+	} else {
+		n.Address = FreeAddress(c.t)
+	}
+	return n
 }
 
 // Add makes a further node that joins the cluster (dfs server --join) and starts it.
 func (c *Cluster) Add(id string, args ...string) *Node {
 	c.t.Helper()
-	n := c.node(id, FreeAddress(c.t))
+	n := c.node(id)
 	n.args = append([]string{"--join", c.Addresses()}, args...)
 	c.Nodes = append(c.Nodes, n)
 	n.Start()
@@ -141,7 +159,10 @@ func (n *Node) Start() {
 	t := n.cluster.t
 	t.Helper()
 	args := append([]string{"server", "--id", n.ID, "--listen", n.Address, "--data", n.Data}, n.args...)
-	n.proc = StartProcess(t, n.Log, n.cluster.bin, args...)
+	if n.Host != nil {
+		args = append(args, "--insecure-listen")
+	}
+	n.proc = startOn(t, n.Host, n.Log, n.cluster.bin, args...)
 }
 
 // Process is the node's running process, nil before its first start.
@@ -289,7 +310,10 @@ func (c *Cluster) Try(args ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "DFS_CLUSTER="+c.Addresses())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := c.admin.do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
 		err = fmt.Errorf("dfs %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
 	}
@@ -300,8 +324,14 @@ func (c *Cluster) Try(args ...string) (string, error) {
 func (c *Cluster) TryBoth(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, c.bin, args...).CombinedOutput()
-	return string(out), err
+	cmd := exec.CommandContext(ctx, c.bin, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := c.admin.do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return out.String(), err
 }
 
 // Run is Try that must succeed.
@@ -324,6 +354,7 @@ func (c *Cluster) Check() {
 // Mount is one mount process.
 type Mount struct {
 	Dir, Log string
+	Host     *Host // nil without a network
 	cluster  *Cluster
 	args     []string
 	proc     *Process
@@ -337,6 +368,9 @@ func (c *Cluster) Mount(args ...string) *Mount {
 		c.t.Fatal(err)
 	}
 	m := &Mount{Dir: dir, Log: dir + ".log", cluster: c, args: args}
+	if c.network != nil {
+		m.Host = c.network.Host(filepath.Base(dir))
+	}
 	m.Start()
 	c.t.Cleanup(m.cleanup)
 	return m
@@ -347,7 +381,7 @@ func (m *Mount) Start() {
 	t := m.cluster.t
 	t.Helper()
 	args := append([]string{"mount", "--foreground"}, m.args...)
-	m.proc = StartProcess(t, m.Log, m.cluster.bin, append(args, m.cluster.Addresses(), m.Dir)...)
+	m.proc = startOn(t, m.Host, m.Log, m.cluster.bin, append(args, m.cluster.Addresses(), m.Dir)...)
 	Eventually(t, startWait, "the mount at "+m.Dir, func() bool {
 		if m.proc.Exited() {
 			t.Fatalf("dfs mount ended:\n%s", Tail(m.Log, 20))

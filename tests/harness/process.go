@@ -20,6 +20,12 @@ type Process struct {
 // StartProcess runs path with args; it dies with the test process.
 func StartProcess(t testing.TB, log, path string, args ...string) *Process {
 	t.Helper()
+	return startOn(t, nil, log, path, args...)
+}
+
+// startOn is StartProcess on a host of a network; nil is the test's own.
+func startOn(t testing.TB, host *Host, log, path string, args ...string) *Process {
+	t.Helper()
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +38,10 @@ func StartProcess(t testing.TB, log, path string, args ...string) *Process {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig comes when the thread that started the process ends
-		err := cmd.Start()
+		err := host.enter()
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
