@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -95,6 +94,10 @@ func runDev(ctx context.Context, opt devOptions, out io.Writer) error {
 		_, err = fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, running))
 		return err
 	}
+	if err := awaitEarlier(opt.data, out); err != nil {
+		_ = lock.Close()
+		return ready.failed(err)
+	}
 	if opt.background && !ready.daemon() {
 		_ = lock.Close()
 		args := []string{"dev", "--data", opt.data, "--nodes", fmt.Sprint(opt.nodes), "--log-level", opt.logLevel}
@@ -138,6 +141,8 @@ func awaitDevLock(ctx context.Context, opt devOptions) (lock *os.File, running *
 
 // superviseDev starts everything, waits for the end, and stops everything.
 func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.Writer) (err error) {
+	release := lockDevPorts(ctx)
+	defer func() { release() }()
 	state, err := prepareDev(opt)
 	if err != nil {
 		return err
@@ -186,6 +191,7 @@ func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	release()
 	banner := devBanner(opt.data, state)
 	ready.ready(banner)
 	if _, err := io.WriteString(out, banner); err != nil {
@@ -203,49 +209,14 @@ func prepareDev(opt devOptions) (*devState, error) {
 	if err != nil {
 		return nil, err
 	}
-	awaitGone(state.MountPID, state.Dir)
 	state.Dir = opt.dir
 	for _, n := range state.Nodes {
-		awaitGone(n.PID, n.Data)
 		l, err := net.Listen("tcp", n.Address)
 		if err != nil {
-			return nil, errors.New(errors.KindBusy, "node %s's address %s is in use by another program (%w); stop that program, or start afresh with another --data", n.ID, n.Address, err)
+			return nil, errors.New(errors.KindBusy, "node %s's address %s is in use by %s (%w); stop that, or start afresh with another --data (a cluster keeps the addresses of its first start)",
+				n.ID, n.Address, listener(n.Address), err)
 		}
 		_ = l.Close()
-	}
-	return state, nil
-}
-
-// alive tells whether pid is a dfs process that was started with arg.
-func alive(pid int, arg string) bool {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && pid > 0 && slices.Contains(strings.Split(string(line), "\x00"), arg)
-}
-
-// awaitGone waits until a process of an earlier start that was killed is gone: it stops
-// when its supervisor dies. One that does not is killed.
-func awaitGone(pid int, arg string) {
-	for deadline := time.Now().Add(devStopWait); alive(pid, arg); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
-}
-
-func newDevState(opt devOptions) (*devState, error) {
-	state := &devState{Version: devStateVersion}
-	for i := range opt.nodes {
-		id := string(rune('a' + i))
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 7470+i))
-		if err != nil {
-			l, err = net.Listen("tcp", "127.0.0.1:0")
-		}
-		if err != nil {
-			return nil, errors.New(errors.KindBusy, "finding a free port: %w", err)
-		}
-		defer l.Close()
-		state.Nodes = append(state.Nodes, devNode{ID: id, Address: l.Addr().String(),
-			Data: filepath.Join(opt.data, "node-"+id), Log: filepath.Join(opt.data, "node-"+id+".log")})
 	}
 	return state, nil
 }
@@ -319,9 +290,8 @@ func stopDev(ctx context.Context, data string, out io.Writer) error {
 		}
 	}
 	defer lock.Close()
-	awaitGone(state.MountPID, state.Dir) // after a kill -9 of the supervisor they stop by themselves
-	for _, n := range state.Nodes {
-		awaitGone(n.PID, n.Data)
+	if err := awaitEarlier(data, out); err != nil {
+		return err
 	}
 	if fuse.Mounted(state.Dir) {
 		if err := fuse.Unmount(state.Dir, true); err != nil {

@@ -15,12 +15,13 @@ import (
 	"dfs/internal/errors"
 )
 
-// devChildren are the processes that a supervisor started. They are told to
-// end (SIGTERM) when the supervisor dies.
+// devChildren are the processes that a supervisor started. When it dies, the mount is told to end (SIGTERM), and when that has
+// flushed and ended, too, the nodes end: they read from a pipe whose other end the supervisor and the mount hold (lifeline).
 type devChildren struct {
-	mu     sync.Mutex
-	list   []*devChild
-	deaths chan *devChild
+	lifeline [2]*os.File
+	mu       sync.Mutex
+	list     []*devChild
+	deaths   chan *devChild
 }
 
 type devChild struct {
@@ -55,7 +56,10 @@ func (d *devChildren) start(log string, args ...string) (int, error) {
 	child.cmd = exec.Command(self, args...)
 	child.cmd.Stdout, child.cmd.Stderr = f, f
 	child.cmd.Env = shareOfProcessors(os.Environ(), runtime.NumCPU())
-	child.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	child.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.tie(child); err != nil {
+		return 0, err
+	}
 	deaths, started := d.died(), make(chan error)
 	go func() {
 		// The death signal is bound to the thread that forked: keep it.
@@ -77,6 +81,48 @@ func (d *devChildren) start(log string, args ...string) (int, error) {
 	d.list = append(d.list, child)
 	d.mu.Unlock()
 	return child.cmd.Process.Pid, nil
+}
+
+// tie makes the child end after its supervisor.
+func (d *devChildren) tie(child *devChild) (err error) {
+	if d.lifeline[0] == nil {
+		if d.lifeline[0], d.lifeline[1], err = os.Pipe(); err != nil {
+			return errors.New(errors.KindIO, "making a pipe: %w", err)
+		}
+	}
+	end := d.lifeline[0]
+	if child.what == "dfs mount" {
+		end = d.lifeline[1]
+		child.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	}
+	child.cmd.ExtraFiles = []*os.File{end}
+	child.cmd.Env = append(child.cmd.Env, lifelineVariable+"=3")
+	return nil
+}
+
+// lifelineVariable names the descriptor of a pipe that a child of dfs dev was given.
+const lifelineVariable = "DFS_LIFELINE_FD"
+
+// underLifeline is ctx, ended when nobody holds the other end of the lifeline any more; ctx alone for a process without one.
+func underLifeline(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if f := takeLifeline(); f != nil {
+		go func() {
+			_, _ = io.Copy(io.Discard, f) // nothing is written: this waits for the end
+			cancel()
+		}()
+	}
+	return ctx, cancel
+}
+
+// takeLifeline takes the pipe that dfs dev left, nil if there is none, and keeps it from this process's own children.
+func takeLifeline() *os.File {
+	if os.Getenv(lifelineVariable) == "" {
+		return nil
+	}
+	_ = os.Unsetenv(lifelineVariable)
+	syscall.CloseOnExec(3)
+	return os.NewFile(3, "lifeline")
 }
 
 // devProcesses is how many busy processes share the machine: three nodes and the mount.

@@ -179,6 +179,9 @@ func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writ
 	if err != nil {
 		return err
 	}
+	if line := takeLifeline(); line != nil {
+		defer line.Close() // the nodes of dfs dev end after this process
+	}
 	ready := newReadiness()
 	if !f.foreground && !ready.daemon() {
 		if err := fuse.CheckMountPoint(p.dir); err != nil {

@@ -60,6 +60,8 @@ cluster. A further node is started with --join and then added by "dfs node add".
 }
 
 func runServer(ctx context.Context, f serverFlags) error {
+	ctx, cancel := underLifeline(ctx)
+	defer cancel()
 	log, err := newLogger(f.logLevel)
 	if err != nil {
 		return err
@@ -96,8 +98,8 @@ func runServer(ctx context.Context, f serverFlags) error {
 	case err := <-fatal:
 		return err
 	}
-	stop, cancel := context.WithTimeout(context.Background(), serverStopWait)
-	defer cancel()
+	stop, stopped := context.WithTimeout(context.Background(), serverStopWait)
+	defer stopped()
 	return node.Close(stop)
 }
 
