@@ -48,6 +48,9 @@ type ClerkOptions struct {
 	// DeadlockAfter is after how long a wait that a shared pin of this session may be
 	// keeping up ends with KindDeadlock: default 10s.
 	DeadlockAfter time.Duration
+	// MinHold is how long after its grant a lock that is in use when it is asked back is kept, so that a busy
+	// session gets some work done with each hand-over; one that is not in use is given up at once. Default 2ms.
+	MinHold time.Duration
 	// Clock tells CLOCK_BOOTTIME; nil is the kernel's. (Tests set their own.)
 	Clock  func() time.Duration
 	Logger *slog.Logger
@@ -59,13 +62,14 @@ func (o *ClerkOptions) Validate() error {
 	setDefault(&o.SilenceMax, 2*time.Second)
 	setDefault(&o.LocksMax, 200_000)
 	setDefault(&o.DeadlockAfter, 10*time.Second)
+	setDefault(&o.MinHold, 2*time.Millisecond)
 	if o.Clock == nil {
 		o.Clock = bootTime
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.TTL < 0 || o.KeepAliveEvery < 0 || o.SilenceMax < 0 || o.LocksMax < 1 || len(o.Name) > nameBytesMax {
+	if o.TTL < 0 || o.KeepAliveEvery < 0 || o.SilenceMax < 0 || o.MinHold < 0 || o.LocksMax < 1 || len(o.Name) > nameBytesMax {
 		return errors.New(errors.KindInvalid, "lock clerk options: negative times, LocksMax below 1, or a name of more than %d bytes", nameBytesMax)
 	}
 	return nil

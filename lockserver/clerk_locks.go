@@ -35,7 +35,8 @@ type clerkLock struct {
 	again, // while the revoke ran, more was asked back
 	used bool // pinned since it was looked at for eviction
 	pins     int
-	number   uint64 // of the grant; 0 implicit
+	granted  time.Time // the last grant
+	number   uint64    // of the grant; 0 implicit
 	minIndex uint64
 	relIndex uint64 // of a release that waits for the claims to be accepted
 	waiters  []*lockWaiter

@@ -2,6 +2,7 @@ package lockserver
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,14 +55,44 @@ func TestRevokeWaitsForPins(t *testing.T) {
 	})
 }
 
+// TestMinHold: a lock just granted is kept for a while if it is in use when it is asked back, and given up at once if not.
+func TestMinHold(t *testing.T) {
+	const hold = 300 * time.Millisecond
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		for id, used := range map[LockID]bool{1: true, 2: false} {
+			a, b := c.client(ClerkOptions{MinHold: hold}), c.client(ClerkOptions{})
+			began := time.Now()
+			if !a.lock(time.Second, Request{id, Exclusive}) {
+				t.Fatal("no lock")
+			}
+			if !used {
+				a.Unpin(id)
+			}
+			asked := make(chan time.Duration, 1)
+			a.h.prepare = func(LockID, Mode) { asked <- time.Since(began) }
+			go b.must(id, Exclusive)
+			if after := <-asked; used && after < hold || !used && after > hold/2 {
+				t.Errorf("in use %v: asked back after %v", used, after)
+			}
+			if used {
+				a.Unpin(id)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 // TestLateGrantAndRevokeIgnored: duplicates of old messages change nothing at the client.
 func TestLateGrantAndRevokeIgnored(t *testing.T) {
 	sim(t, 1, func(t *testing.T, c *fakeCluster) {
 		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
+		var mu sync.Mutex // of what the link sees
 		var grants []Grant
 		var revokes []Revoke
 		a.link.set(func(k *link) {
 			k.onDown = func(m *ServerMsg) bool {
+				mu.Lock()
+				defer mu.Unlock()
 				grants, revokes = append(grants, m.Grants...), append(revokes, m.Revokes...)
 				return true
 			}
@@ -76,13 +107,16 @@ func TestLateGrantAndRevokeIgnored(t *testing.T) {
 			a.take(k, m)
 			time.Sleep(100 * time.Millisecond)
 		}
-		deliver(&ServerMsg{Epoch: a.Epoch(), Grants: grants[:1]})
+		mu.Lock()
+		grant, revoke := grants[0], revokes[0]
+		mu.Unlock()
+		deliver(&ServerMsg{Epoch: a.Epoch(), Grants: []Grant{grant}})
 		if a.Held(1) != None {
 			t.Error("a late duplicate of a grant gave the lock twice")
 		}
 		b.must(2, Exclusive)
 		a.must(1, Exclusive)
-		deliver(&ServerMsg{Epoch: a.Epoch(), Revokes: revokes[:1]})
+		deliver(&ServerMsg{Epoch: a.Epoch(), Revokes: []Revoke{revoke}})
 		if a.Held(1) != Exclusive {
 			t.Error("a late duplicate of a revoke was obeyed")
 		}

@@ -11,8 +11,8 @@ import (
 
 // TableOptions bounds a Table. Zero fields take the defaults.
 type TableOptions struct {
-	// MinHold is how long a grant is left alone before it is revoked for
-	// another: default 2ms.
+	// MinHold is how long a grant is left alone before it is revoked for another. Default 0: the clerk,
+	// which knows whether it is in use, holds it (ClerkOptions.MinHold).
 	MinHold time.Duration
 	// RevokeTimeout is how long a session may take to answer a revoke before it is
 	// given up: not renewed any more, waited out, fenced. Default 30s.
@@ -30,7 +30,6 @@ type TableOptions struct {
 }
 
 func (o *TableOptions) setDefaults() {
-	setDefault(&o.MinHold, 2*time.Millisecond)
 	setDefault(&o.RevokeTimeout, 30*time.Second)
 	setDefault(&o.SessionLocksMax, 1<<18)
 	setDefault(&o.LocksMax, 1<<20)
