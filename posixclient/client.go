@@ -28,6 +28,7 @@ import (
 
 	"dfs/internal/cluster"
 	"dfs/internal/errors"
+	"dfs/internal/fileconn"
 	"dfs/internal/wire/filepb"
 )
 
@@ -49,7 +50,7 @@ type Options struct {
 
 // Client is a connection to a cluster.
 type Client struct {
-	conn *conn
+	conn *fileconn.Conn
 	opt  Options
 	ctx  context.Context
 }
@@ -63,9 +64,9 @@ func Dial(ctx context.Context, addrs []string, opt Options) (*Client, error) {
 	if opt.Wait == 0 {
 		opt.Wait = 30 * time.Second
 	}
-	c := &Client{conn: newConn(addrs, opt.Wait), opt: opt, ctx: context.Background()}
-	if _, err := c.conn.get(ctx); err != nil {
-		c.conn.close()
+	c := &Client{conn: fileconn.New(addrs, opt.Wait), opt: opt, ctx: context.Background()}
+	if _, err := c.conn.Get(ctx); err != nil {
+		c.conn.Close()
 		return nil, err
 	}
 	return c, nil
@@ -83,7 +84,7 @@ func (c *Client) WithContext(ctx context.Context) *Client {
 
 // Close gives the connection up; open files become unusable.
 func (c *Client) Close() error {
-	c.conn.close()
+	c.conn.Close()
 	return nil
 }
 
@@ -363,8 +364,8 @@ func (c *Client) Readlink(path string) (string, error) {
 }
 
 func (c *Client) readlink(ino uint64) (target string, err error) {
-	err = c.conn.call(c.ctx, true, "readlink", func(ctx context.Context, a *attachment) error {
-		r, err := a.files.Readlink(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
+	err = c.conn.Call(c.ctx, true, "readlink", func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.Readlink(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
 		target = string(r.GetText())
 		return err
 	})
@@ -378,8 +379,8 @@ func (c *Client) setAttr(op, path string, follow bool, r *filepb.SetAttrRequest)
 		return pathError(op, path, err)
 	}
 	r.Caller, r.Ino = c.caller(), attr.GetIno()
-	return pathError(op, path, c.conn.call(c.ctx, true, op+" "+path, func(ctx context.Context, a *attachment) error {
-		_, err := a.files.SetAttr(ctx, r)
+	return pathError(op, path, c.conn.Call(c.ctx, true, op+" "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+		_, err := a.Files.SetAttr(ctx, r)
 		return err
 	}))
 }
@@ -435,8 +436,8 @@ func (c *Client) Truncate(path string, size int64) error {
 func (c *Client) Access(path string, mask uint32) error {
 	attr, err := c.resolve(path, true)
 	if err == nil {
-		err = c.conn.call(c.ctx, true, "access "+path, func(ctx context.Context, a *attachment) error {
-			_, err := a.files.Access(ctx, &filepb.AccessRequest{Caller: c.caller(), Ino: attr.GetIno(), Mask: mask})
+		err = c.conn.Call(c.ctx, true, "access "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+			_, err := a.Files.Access(ctx, &filepb.AccessRequest{Caller: c.caller(), Ino: attr.GetIno(), Mask: mask})
 			return err
 		})
 	}
@@ -445,8 +446,8 @@ func (c *Client) Access(path string, mask uint32) error {
 
 // Sync makes everything done through this client's node durable.
 func (c *Client) Sync() error {
-	err := c.conn.call(c.ctx, true, "sync", func(ctx context.Context, a *attachment) error {
-		_, err := a.files.SyncAll(ctx, &filepb.Empty{})
+	err := c.conn.Call(c.ctx, true, "sync", func(ctx context.Context, a *fileconn.Attachment) error {
+		_, err := a.Files.SyncAll(ctx, &filepb.Empty{})
 		return err
 	})
 	return syscallError("sync", err)
@@ -465,8 +466,8 @@ type Usage struct{ Total, Free, Available uint64 }
 
 // StatFS tells the space of the file system.
 func (c *Client) StatFS() (u Usage, err error) {
-	err = c.conn.call(c.ctx, true, "statfs", func(ctx context.Context, a *attachment) error {
-		r, err := a.files.StatFS(ctx, &filepb.Empty{})
+	err = c.conn.Call(c.ctx, true, "statfs", func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.StatFS(ctx, &filepb.Empty{})
 		u = Usage{Total: r.GetBlocks() * 4096, Free: r.GetFree() * 4096, Available: r.GetAvail() * 4096}
 		return err
 	})

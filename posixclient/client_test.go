@@ -213,7 +213,7 @@ func TestAccessModeOfHandles(t *testing.T) {
 func TestAppend(t *testing.T) {
 	w := newWorld(t, 2, filerpc.Options{})
 	a, b := w.client(), w.client()
-	b.conn.current = nil // the second one goes to the second node
+	b.conn.Leave() // the second one goes to the second node
 	fa, fb := open(t, a, "/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND), open(t, b, "/log", os.O_WRONLY|os.O_APPEND)
 	for i := range 20 {
 		f := fa

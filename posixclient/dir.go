@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"dfs/internal/fileconn"
 	"dfs/internal/wire/filepb"
 )
 
@@ -100,11 +101,11 @@ func (f *File) ReadDir(n int) ([]os.DirEntry, error) {
 	if !f.dir {
 		return nil, &os.PathError{Op: "readdir", Path: f.path, Err: syscall.ENOTDIR}
 	}
-	if err := f.position.enter(f.c.ctx); err != nil {
+	if err := f.position.Enter(f.c.ctx); err != nil {
 		return nil, pathError("readdir", f.path, err)
 	}
-	defer f.position.leave()
-	if err := f.alive(); err != nil {
+	defer f.position.Leave()
+	if err := f.open.Alive(); err != nil {
 		return nil, pathError("readdir", f.path, err)
 	}
 	var list []os.DirEntry
@@ -133,8 +134,8 @@ func (f *File) ReadDir(n int) ([]os.DirEntry, error) {
 
 // readDirSome asks for the entries behind the cookie, at most most of them if that is not 0.
 func (f *File) readDirSome(most int) (entries []*filepb.DirEntry, end bool, err error) {
-	err = f.call(true, "readdir", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-		r, err := a.files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: f.cookie, Plus: true, Max: uint32(min(most, 1<<20))})
+	err = f.call(true, "readdir", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		r, err := a.Files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: f.cookie, Plus: true, Max: uint32(min(most, 1<<20))})
 		entries, end = r.GetEntries(), r.GetEnd()
 		return err
 	})

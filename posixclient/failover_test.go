@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"dfs/fs/filerpc"
+	"dfs/internal/wire/filepb"
 )
 
 // inUse is the node that the client is attached to, and the other ones.
 func (w *world) inUse(c *Client) (used *testNode, others []*testNode) {
 	w.t.Helper()
-	a, err := c.conn.live()
+	a, err := c.conn.Live()
 	if a == nil || err != nil {
 		w.t.Fatal("no node in use:", err)
 	}
 	for _, n := range w.nodes {
-		if n.addr == a.addr {
+		if n.addr == a.Addr {
 			used = n
 		} else {
 			others = append(others, n)
@@ -77,7 +78,7 @@ func TestHandlesSurviveTheirNode(t *testing.T) {
 
 // TestUnknownOutcomeIsTold: the node does the call, and dies before it answers.
 func TestUnknownOutcomeIsTold(t *testing.T) {
-	w := newWorld(t, 2, filerpc.Options{})
+	w := newWorld(t, 3, filerpc.Options{})
 	c := w.client()
 	used, others := w.inUse(c)
 	used.hook.mkdir = func() { go used.kill(); time.Sleep(100 * time.Millisecond) }
@@ -90,8 +91,6 @@ func TestUnknownOutcomeIsTold(t *testing.T) {
 		t.Errorf("the client does not go on: %v", err)
 	}
 	// A create without O_EXCL is idempotent: it is done again, and finds the file.
-	third := w.add(filerpc.Options{})
-	c.conn.addrs = append(c.conn.addrs, third.addr)
 	others[0].hook.create = func() { go others[0].kill(); time.Sleep(100 * time.Millisecond) }
 	f, err := c.Open("/made", os.O_RDWR|os.O_CREATE, 0o644)
 	must(t, err)
@@ -161,9 +160,9 @@ func TestHandleForgotten(t *testing.T) {
 	w := newWorld(t, 1, filerpc.Options{})
 	c := w.client()
 	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
-	a, err := c.conn.live()
+	a, err := c.conn.Live()
 	must(t, err)
-	f.setNumber(a, 12345)
+	f.open.Made(a, &filepb.OpenResponse{Number: 12345, Attr: &filepb.Attr{Ino: f.Ino()}})
 	if _, err := f.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -180,17 +179,17 @@ func TestReattachKeepsHandles(t *testing.T) {
 	c := w.client()
 	f := open(t, c, "/f", os.O_RDWR|os.O_CREATE)
 	must(t, c.Unlink("/f"))
-	a, err := c.conn.live()
+	a, err := c.conn.Live()
 	must(t, err)
-	before, err := f.number(a)
+	before, err := f.open.On(t.Context(), a)
 	must(t, err)
-	_ = a.cc.Close()
+	_ = a.CC.Close()
 	if _, err := f.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	a, err = c.conn.live()
+	a, err = c.conn.Live()
 	must(t, err)
-	if after, err := f.number(a); after != before || err != nil {
-		t.Errorf("handle %d became %d: %v", before, after, err)
+	if after, err := f.open.On(t.Context(), a); after.GetNumber() != before.GetNumber() || err != nil {
+		t.Errorf("handle %v became %v: %v", before, after, err)
 	}
 }

@@ -4,32 +4,23 @@ import (
 	"context"
 	"io"
 	"os"
-	"sync"
 	"syscall"
-	"time"
 
 	"dfs/internal/errors"
+	"dfs/internal/fileconn"
 	"dfs/internal/wire/filepb"
 )
-
-// closeWait bounds what Close waits for a node's answer, even if the file's context is over.
-const closeWait = 10 * time.Second
 
 // File is an open file or directory. It survives the failure of the node it
 // was opened on: it is opened again on another, by inode number.
 type File struct {
 	c     *Client
 	path  string
-	ino   uint64
+	open  *fileconn.Open
 	flags uint32 // as opened, less O_CREAT, O_EXCL, O_TRUNC
 	dir   bool
 
-	opening  gate // held while it is opened again
-	position gate // held by who moves off or cookie
-
-	mu      sync.Mutex
-	numbers map[string]uint64 // of the open file, by the incarnation of the file service that gave it
-	closed  bool
+	position fileconn.Gate // held by who moves off or cookie
 
 	off    int64  // guarded by position
 	cookie uint64 // of directories, guarded by position
@@ -43,87 +34,23 @@ var (
 	_ io.Closer          = (*File)(nil)
 )
 
-// reopenFlags are the flags that a file keeps when it is opened again.
-const reopenFlags = ^uint32(syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC)
-
-func (f *File) setNumber(a *attachment, n uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.numbers[a.incarnation] = n
-}
-
-// forget drops the number n, which the node of a does not know any more.
-func (f *File) forget(a *attachment, n uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.numbers[a.incarnation] == n {
-		delete(f.numbers, a.incarnation)
-	}
-}
-
 // errClosed is the error of every call on a file after Close.
-func (f *File) errClosed() error { return errors.New(errors.KindBadHandle, "%w", os.ErrClosed) }
-
-// number is the file's number on the node of a, 0 if it is not open there.
-func (f *File) number(a *attachment) (uint64, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return 0, f.errClosed()
-	}
-	return f.numbers[a.incarnation], nil
-}
+func errClosed() error { return errors.New(errors.KindBadHandle, "%w", os.ErrClosed) }
 
 // call runs one operation on the open file, opening it again first where the node changed.
-func (f *File) call(idempotent bool, what string, op func(ctx context.Context, a *attachment, h *filepb.Handle) error) error {
-	return f.c.conn.call(f.c.ctx, idempotent, what+" "+f.path, func(ctx context.Context, a *attachment) error {
-		h, err := f.handleOn(ctx, a)
-		if err != nil {
-			return err
-		}
-		if err = op(ctx, a, h); !errors.Is(err, errors.KindStale) {
-			return err
-		}
-		// The node forgot the handle before it did anything: open again, once more.
-		f.forget(a, h.GetNumber())
-		if h, err = f.handleOn(ctx, a); err != nil {
-			return err
-		}
-		return op(ctx, a, h)
-	})
-}
-
-func (f *File) handleOn(ctx context.Context, a *attachment) (*filepb.Handle, error) {
-	n, err := f.number(a)
-	if err == nil && n == 0 {
-		n, err = f.reopen(ctx, a)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &filepb.Handle{Client: f.c.conn.id, Number: n}, nil
-}
-
-func (f *File) reopen(ctx context.Context, a *attachment) (uint64, error) {
-	if err := f.opening.enter(ctx); err != nil {
-		return 0, err
-	}
-	defer f.opening.leave()
-	if n, err := f.number(a); n != 0 || err != nil {
-		return n, err
-	}
-	return f.openOn(ctx, a, f.flags, true)
+func (f *File) call(idempotent bool, what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
+	return f.open.Call(f.c.ctx, idempotent, what+" "+f.path, op)
 }
 
 // Name is the path it was opened by.
 func (f *File) Name() string { return f.path }
 
 // Ino is the inode number.
-func (f *File) Ino() uint64 { return f.ino }
+func (f *File) Ino() uint64 { return f.open.Ino() }
 
 // Link gives the file a (further) name: the way to keep a file made with O_TMPFILE.
 func (f *File) Link(newPath string) error {
-	return linkError("link", f.path, newPath, f.c.link(f.ino, newPath))
+	return linkError("link", f.path, newPath, f.c.link(f.open.Ino(), newPath))
 }
 
 // ReadAt implements io.ReaderAt.
@@ -150,9 +77,9 @@ func (f *File) readSome(p []byte, off uint64) (n int, err error) {
 		return 0, errors.Of(errors.KindIsDir)
 	}
 	p = p[:min(len(p), transferMax)]
-	err = f.call(true, "read", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
+	err = f.call(true, "read", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		into := filepb.DataInto{Data: p}
-		err := a.cc.Invoke(ctx, filepb.Files_Read_FullMethodName, &filepb.ReadRequest{Handle: h, Offset: off, Length: uint32(len(p))}, &into)
+		err := a.CC.Invoke(ctx, filepb.Files_Read_FullMethodName, &filepb.ReadRequest{Handle: h, Offset: off, Length: uint32(len(p))}, &into)
 		n = into.N
 		return err
 	})
@@ -182,8 +109,8 @@ func (f *File) writeFrom(p []byte, off uint64) (done int, end uint64, err error)
 	buf := make([]byte, min(len(p), transferMax))
 	for {
 		part := buf[:copy(buf, p[done:])]
-		err = f.call(!appending, "write", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-			r, err := a.files.Write(ctx, &filepb.WriteRequest{Handle: h, Offset: end, Data: part})
+		err = f.call(!appending, "write", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+			r, err := a.Files.Write(ctx, &filepb.WriteRequest{Handle: h, Offset: end, Data: part})
 			if err == nil {
 				end = r.GetAt() + uint64(len(part))
 			}
@@ -203,10 +130,10 @@ func (f *File) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := f.position.enter(f.c.ctx); err != nil {
+	if err := f.position.Enter(f.c.ctx); err != nil {
 		return 0, pathError("read", f.path, err)
 	}
-	defer f.position.leave()
+	defer f.position.Leave()
 	n, err := f.readSome(p, uint64(f.off))
 	f.off += int64(n)
 	if err != nil {
@@ -220,10 +147,10 @@ func (f *File) Read(p []byte) (int, error) {
 
 // Write implements io.Writer.
 func (f *File) Write(p []byte) (int, error) {
-	if err := f.position.enter(f.c.ctx); err != nil {
+	if err := f.position.Enter(f.c.ctx); err != nil {
 		return 0, pathError("write", f.path, err)
 	}
-	defer f.position.leave()
+	defer f.position.Leave()
 	n, end, err := f.writeFrom(p, uint64(f.off))
 	f.off = int64(end)
 	return n, pathError("write", f.path, err)
@@ -238,10 +165,10 @@ const (
 // Seek implements io.Seeker, and takes SeekData and SeekHole. In a directory only a seek to its
 // start means anything: it begins the listing anew.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
-	if err := f.position.enter(f.c.ctx); err != nil {
+	if err := f.position.Enter(f.c.ctx); err != nil {
 		return 0, pathError("seek", f.path, err)
 	}
-	defer f.position.leave()
+	defer f.position.Leave()
 	off, err := f.target(offset, whence)
 	if err == nil && off < 0 {
 		err = errors.Of(errors.KindInvalid)
@@ -258,7 +185,7 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 
 // target is the offset that a Seek means.
 func (f *File) target(offset int64, whence int) (off int64, err error) {
-	if err := f.alive(); err != nil {
+	if err := f.open.Alive(); err != nil {
 		return 0, err
 	}
 	switch whence {
@@ -267,14 +194,14 @@ func (f *File) target(offset int64, whence int) (off int64, err error) {
 	case io.SeekCurrent:
 		return f.off + offset, nil
 	case io.SeekEnd:
-		attr, err := f.c.getAttr(f.ino)
+		attr, err := f.c.getAttr(f.open.Ino())
 		return int64(attr.GetSize()) + offset, err
 	case SeekData, SeekHole:
 		if offset < 0 {
 			return 0, errors.Of(errors.KindNoDevice)
 		}
-		err = f.call(true, "seek", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-			r, err := a.files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: uint64(offset), Whence: uint32(whence)})
+		err = f.call(true, "seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+			r, err := a.Files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: uint64(offset), Whence: uint32(whence)})
 			off = int64(r.GetNumber())
 			return err
 		})
@@ -283,22 +210,12 @@ func (f *File) target(offset int64, whence int) (off int64, err error) {
 	return 0, errors.Of(errors.KindInvalid)
 }
 
-// alive is an error after Close.
-func (f *File) alive() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return f.errClosed()
-	}
-	return nil
-}
-
 // Stat tells the attributes of the open file, even when it has no name any more.
 func (f *File) Stat() (os.FileInfo, error) {
-	err := f.alive()
+	err := f.open.Alive()
 	var attr *filepb.Attr
 	if err == nil {
-		attr, err = f.c.getAttr(f.ino)
+		attr, err = f.c.getAttr(f.open.Ino())
 	}
 	if err != nil {
 		return nil, pathError("stat", f.path, err)
@@ -312,8 +229,8 @@ func (f *File) Truncate(size int64) error {
 		return &os.PathError{Op: "truncate", Path: f.path, Err: syscall.EINVAL}
 	}
 	s := uint64(size)
-	return pathError("truncate", f.path, f.call(true, "truncate", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-		_, err := a.files.SetAttr(ctx, &filepb.SetAttrRequest{Caller: f.c.caller(), Ino: f.ino, Handle: h, Size: &s})
+	return pathError("truncate", f.path, f.call(true, "truncate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		_, err := a.Files.SetAttr(ctx, &filepb.SetAttrRequest{Caller: f.c.caller(), Ino: f.open.Ino(), Handle: h, Size: &s})
 		return err
 	}))
 }
@@ -323,18 +240,18 @@ func (f *File) Allocate(mode uint32, off, length int64) error {
 	if off < 0 || length <= 0 {
 		return &os.PathError{Op: "fallocate", Path: f.path, Err: syscall.EINVAL}
 	}
-	return pathError("fallocate", f.path, f.call(true, "fallocate", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-		_, err := a.files.Allocate(ctx, &filepb.RangeRequest{Handle: h, Offset: uint64(off), Length: uint64(length), Mode: mode})
+	return pathError("fallocate", f.path, f.call(true, "fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		_, err := a.Files.Allocate(ctx, &filepb.RangeRequest{Handle: h, Offset: uint64(off), Length: uint64(length), Mode: mode})
 		return err
 	}))
 }
 
 // Sync makes the file durable. Writes are already when they return.
 func (f *File) Sync() error {
-	return pathError("sync", f.path, f.call(true, "sync", func(ctx context.Context, a *attachment, h *filepb.Handle) error {
-		sync := a.files.Fsync
+	return pathError("sync", f.path, f.call(true, "sync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		sync := a.Files.Fsync
 		if f.dir {
-			sync = a.files.FsyncDir
+			sync = a.Files.FsyncDir
 		}
 		_, err := sync(ctx, &filepb.HandleRequest{Handle: h})
 		return err
@@ -343,30 +260,8 @@ func (f *File) Sync() error {
 
 // Close closes the file. On a node that is gone there is nothing to close.
 func (f *File) Close() error {
-	f.mu.Lock()
-	closed, numbers := f.closed, f.numbers
-	f.closed = true
-	f.mu.Unlock()
-	if closed {
+	if f.open.Alive() != nil {
 		return &os.PathError{Op: "close", Path: f.path, Err: os.ErrClosed}
 	}
-	at, err := f.c.conn.live()
-	if at == nil || err != nil || numbers[at.incarnation] == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.c.ctx), closeWait)
-	defer cancel()
-	r := &filepb.HandleRequest{Handle: &filepb.Handle{Client: f.c.conn.id, Number: numbers[at.incarnation]}}
-	if f.dir {
-		_, err = at.files.ReleaseDir(ctx, r)
-	} else {
-		_, err = at.files.Flush(ctx, r)
-		if _, rerr := at.files.Release(ctx, r); err == nil {
-			err = rerr
-		}
-	}
-	if err != nil && (lost(err) || errors.Is(err, errors.KindStale)) {
-		return nil
-	}
-	return pathError("close", f.path, err)
+	return pathError("close", f.path, f.open.Close(f.c.ctx, true, errClosed()))
 }

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"dfs/internal/errors"
+	"dfs/internal/fileconn"
 	"dfs/internal/wire/filepb"
 )
 
@@ -25,8 +26,10 @@ func (c *Client) Open(path string, flags int, perm os.FileMode) (*File, error) {
 	return f, nil
 }
 
-func (c *Client) newFile(path string, flags uint32) *File {
-	return &File{c: c, path: path, flags: flags & reopenFlags, opening: newGate(), position: newGate(), numbers: map[string]uint64{}}
+// fileOf is a File of an inode, open nowhere yet.
+func (c *Client) fileOf(path string, flags uint32, ino uint64, dir bool) *File {
+	o := c.conn.NewOpen(ino, flags, dir, c.caller())
+	return &File{c: c, path: path, open: o, flags: o.Flags(), dir: dir, position: fileconn.NewGate()}
 }
 
 func (c *Client) open(path string, flags uint32, perm os.FileMode) (*File, error) {
@@ -53,12 +56,10 @@ func (c *Client) openFound(path string, attr *filepb.Attr, flags uint32) (*File,
 	case isDir(attr) && (flags&syscall.O_ACCMODE != syscall.O_RDONLY || flags&(syscall.O_CREAT|syscall.O_TRUNC) != 0):
 		return nil, errors.Of(errors.KindIsDir)
 	}
-	f := c.newFile(path, flags)
-	f.ino, f.dir = attr.GetIno(), isDir(attr)
+	f := c.fileOf(path, flags, attr.GetIno(), isDir(attr))
 	// Truncating twice is truncating once, so the first open is idempotent, too.
-	err := c.conn.call(c.ctx, true, "open "+path, func(ctx context.Context, a *attachment) error {
-		_, err := f.openOn(ctx, a, flags&^uint32(syscall.O_CREAT|syscall.O_EXCL), false)
-		return err
+	err := c.conn.Call(c.ctx, true, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+		return f.open.First(ctx, a, flags&^uint32(syscall.O_CREAT|syscall.O_EXCL))
 	})
 	if err != nil {
 		return nil, err
@@ -111,11 +112,11 @@ func (c *Client) create(path string, flags uint32, perm os.FileMode) (*File, err
 
 // createAt makes the file; KindExist where it is there already.
 func (c *Client) createAt(path string, p place, flags uint32, perm os.FileMode) (*File, error) {
-	f := c.newFile(path, flags)
+	f := c.fileOf(path, flags, 0, false)
 	// Without O_EXCL a second try finds what a first one made and opens it.
-	err := c.conn.call(c.ctx, flags&syscall.O_EXCL == 0, "create "+path, func(ctx context.Context, a *attachment) error {
-		r, err := a.files.Create(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: unixMode(perm),
-			Flags: flags | syscall.O_EXCL, Client: c.conn.id})
+	err := c.conn.Call(c.ctx, flags&syscall.O_EXCL == 0, "create "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.Create(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: unixMode(perm),
+			Flags: flags | syscall.O_EXCL, Client: c.conn.ID()})
 		return f.made(a, r, err)
 	})
 	if err != nil {
@@ -137,10 +138,10 @@ func (c *Client) tmpfile(path string, flags uint32, perm os.FileMode) (*File, er
 		return nil, errors.Of(errors.KindNotDir)
 	}
 	flags &^= oTmpfile | syscall.O_DIRECTORY
-	f := c.newFile(path, flags)
+	f := c.fileOf(path, flags, 0, false)
 	// A file without a name that nobody got to know is freed: making two is making one.
-	err = c.conn.call(c.ctx, true, "open "+path, func(ctx context.Context, a *attachment) error {
-		r, err := a.files.Tmpfile(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir.GetIno(), Mode: unixMode(perm), Flags: flags, Client: c.conn.id})
+	err = c.conn.Call(c.ctx, true, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.Tmpfile(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir.GetIno(), Mode: unixMode(perm), Flags: flags, Client: c.conn.ID()})
 		return f.made(a, r, err)
 	})
 	if err != nil {
@@ -150,26 +151,9 @@ func (c *Client) tmpfile(path string, flags uint32, perm os.FileMode) (*File, er
 }
 
 // made takes the answer to a creating call.
-func (f *File) made(a *attachment, r *filepb.OpenResponse, err error) error {
+func (f *File) made(a *fileconn.Attachment, r *filepb.OpenResponse, err error) error {
 	if err == nil {
-		f.ino = r.GetAttr().GetIno()
-		f.setNumber(a, r.GetNumber())
+		f.open.Made(a, r)
 	}
 	return err
-}
-
-// openOn opens the file's inode on attachment a and gives its number there.
-func (f *File) openOn(ctx context.Context, a *attachment, flags uint32, again bool) (uint64, error) {
-	var r *filepb.OpenResponse
-	var err error
-	if f.dir {
-		r, err = a.files.OpenDir(ctx, &filepb.InodeRequest{Caller: f.c.caller(), Ino: f.ino, Client: f.c.conn.id})
-	} else {
-		r, err = a.files.Open(ctx, &filepb.OpenRequest{Caller: f.c.caller(), Ino: f.ino, Flags: flags, Client: f.c.conn.id, Reopen: again})
-	}
-	if err != nil {
-		return 0, err
-	}
-	f.setNumber(a, r.GetNumber())
-	return r.GetNumber(), nil
 }

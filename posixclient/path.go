@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"dfs/internal/errors"
+	"dfs/internal/fileconn"
 	"dfs/internal/wire/filepb"
 )
 
@@ -186,8 +187,8 @@ func (c *Client) newName(path string) (place, error) {
 }
 
 func (c *Client) getAttr(ino uint64) (attr *filepb.Attr, err error) {
-	err = c.conn.call(c.ctx, true, "stat", func(ctx context.Context, a *attachment) error {
-		r, err := a.files.GetAttr(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
+	err = c.conn.Call(c.ctx, true, "stat", func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.GetAttr(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
 		attr = r.GetAttr()
 		return err
 	})
@@ -195,8 +196,8 @@ func (c *Client) getAttr(ino uint64) (attr *filepb.Attr, err error) {
 }
 
 func (c *Client) lookup(dir uint64, name string) (attr *filepb.Attr, err error) {
-	err = c.conn.call(c.ctx, true, "lookup", func(ctx context.Context, a *attachment) error {
-		r, err := a.files.Lookup(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: dir, Name: []byte(name)})
+	err = c.conn.Call(c.ctx, true, "lookup", func(ctx context.Context, a *fileconn.Attachment) error {
+		r, err := a.Files.Lookup(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: dir, Name: []byte(name)})
 		attr = r.GetAttr()
 		return err
 	})
@@ -205,5 +206,5 @@ func (c *Client) lookup(dir uint64, name string) (attr *filepb.Attr, err error) 
 
 // change runs a changing call, which is not idempotent.
 func (c *Client) change(what string, f func(ctx context.Context, files filepb.FilesClient) error) error {
-	return c.conn.call(c.ctx, false, what, func(ctx context.Context, a *attachment) error { return f(ctx, a.files) })
+	return c.conn.Call(c.ctx, false, what, func(ctx context.Context, a *fileconn.Attachment) error { return f(ctx, a.Files) })
 }

@@ -30,7 +30,8 @@ var directions = []direction{
 	{from: []string{"dfs/lockserver"}, deny: append([]string{"dfs/fs", "dfs/wal", "dfs/blockstore/"}, up...), why: "lockserver imports blockstore's contract alone"},
 	{from: []string{"dfs/fs"}, deny: append([]string{"dfs/blockstore/", "dfs/lockserver/", "dfs/wal/seglog"}, up...), why: "the file server works on interfaces"},
 	{from: []string{"dfs/fuse"}, deny: []string{"dfs/"}, allow: []string{"dfs/fs$", "dfs/internal/errors"}, why: "fuse knows the FileSystem interface alone"},
-	{from: []string{"dfs/posixclient"}, deny: []string{"dfs/"}, allow: []string{"dfs/internal/cluster", "dfs/internal/errors", "dfs/internal/wire"}, why: "posixclient imports the wire API only"},
+	{from: []string{"dfs/posixclient"}, deny: []string{"dfs/"}, allow: []string{"dfs/internal/cluster", "dfs/internal/errors", "dfs/internal/fileconn", "dfs/internal/wire"}, why: "posixclient imports the wire API only"},
+	{from: []string{"dfs/internal/fileconn"}, deny: []string{"dfs/"}, allow: []string{"dfs/internal/cluster", "dfs/internal/errors", "dfs/internal/wire"}, why: "a thin client's connection knows the wire alone"},
 	{from: []string{"dfs"}, except: []string{"dfs/blockstore/raftstore", "dfs/bench"}, deny: []string{"github.com/hashicorp"}, why: "raft belongs to raftstore"},
 	{from: []string{"dfs"}, except: []string{"dfs/blockstore/device", "dfs/blockstore/raftstore"}, deny: []string{"go.etcd.io/bbolt"}, why: "bbolt belongs to the device's map and to raftstore"},
 	{from: []string{"dfs"}, except: []string{"dfs/fuse", "dfs/bench", "dfs/tests"}, deny: []string{"github.com/hanwen/go-fuse"}, why: "go-fuse belongs to fuse"},
@@ -123,6 +124,7 @@ func TestDirections(t *testing.T) {
 		{"dfs/fuse", "dfs/fs/layout", false},
 		{"dfs/posixclient", "dfs/fs", false},
 		{"dfs/posixclient", "dfs/internal/wire/filepb", true},
+		{"dfs/internal/fileconn", "dfs/fs", false},
 		{"dfs/fs", "github.com/hanwen/go-fuse/v2/fuse", false},
 		{"dfs/fs", "github.com/spf13/cobra", false},
 	} {

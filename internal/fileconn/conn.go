@@ -1,4 +1,14 @@
-package posixclient
+// Package fileconn is a thin client's connection to the file service of the nodes: to one node at a
+// time, to another when that one fails. It knows the wire and no file system; the client library
+// (posixclient) and the remote file system of a mount (filerpc.Remote) stand on it.
+//
+// # Contract
+//
+// A call that a node does not answer goes to another node if it is idempotent, for at most the
+// connection's wait; the outcome of another is unknown then, and that is told (KindIO), never silently
+// repeated. An Open (an open file or directory) is opened again, by its inode number, on whichever node is in use, and
+// that as soon as the node changes, so that a file that has lost its name stays.
+package fileconn
 
 import (
 	"context"
@@ -19,59 +29,44 @@ const attachWait = 5 * time.Second
 // retryPause is the pause between two rounds over all nodes.
 const retryPause = 200 * time.Millisecond
 
-// conn is the client's connection to the file service of one node at a time;
+// Conn is the client's connection to the file service of one node at a time;
 // when that node fails, the next call goes to another.
-type conn struct {
+type Conn struct {
 	addrs []string
 	id    []byte // this client's secret name
 	wait  time.Duration
-	turn  gate // held by who searches a node
+	turn  Gate // held by who searches a node
 
 	mu      sync.Mutex
-	current *attachment
+	current *Attachment
+	opens   map[*Open]struct{}
 	next    int // index of the address to try next
 	closed  bool
 }
 
-// attachment is a live Attach stream to one node.
-type attachment struct {
-	addr        string
-	cc          *grpc.ClientConn
-	files       filepb.FilesClient
-	incarnation string // of the file service: handles belong to it
+// Attachment is a live Attach stream to one node.
+type Attachment struct {
+	Addr        string
+	CC          *grpc.ClientConn
+	Files       filepb.FilesClient
+	Incarnation string // of the file service: handles belong to it
 	stop        context.CancelFunc
 	dead        chan struct{} // closed when the stream broke
 }
 
-// gate is a mutex that can be waited for with a context.
-type gate chan struct{}
-
-func newGate() gate { return make(gate, 1) }
-
-func (g gate) enter(ctx context.Context) error {
-	select {
-	case g <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case g <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (g gate) leave() { <-g }
-
-func newConn(addrs []string, wait time.Duration) *conn {
-	c := &conn{addrs: addrs, id: make([]byte, 16), wait: wait, turn: newGate()}
+// New makes a connection to the cluster with these nodes, without a node yet. wait bounds the search for one that
+// answers, and all tries of one call; not above 0: for ever.
+func New(addrs []string, wait time.Duration) *Conn {
+	c := &Conn{addrs: addrs, id: make([]byte, 16), wait: wait, turn: NewGate(), opens: map[*Open]struct{}{}}
 	_, _ = rand.Read(c.id) // never fails: crypto/rand
 	return c
 }
 
-// live returns the attachment in use, nil if there is none.
-func (c *conn) live() (*attachment, error) {
+// ID is the client's secret name, 16 random bytes.
+func (c *Conn) ID() []byte { return c.id }
+
+// Live returns the attachment in use, nil if there is none.
+func (c *Conn) Live() (*Attachment, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -84,9 +79,9 @@ func (c *conn) live() (*attachment, error) {
 	return c.current, nil
 }
 
-// get returns a live attachment, searching a node until ctx ends or the client's wait is over (KindUnavailable).
-func (c *conn) get(ctx context.Context) (*attachment, error) {
-	if a, err := c.live(); a != nil || err != nil {
+// Get returns a live attachment, searching a node until ctx ends or the client's wait is over (KindUnavailable).
+func (c *Conn) Get(ctx context.Context) (*Attachment, error) {
+	if a, err := c.Live(); a != nil || err != nil {
 		return a, err
 	}
 	search := ctx
@@ -96,13 +91,13 @@ func (c *conn) get(ctx context.Context) (*attachment, error) {
 		defer cancel()
 	}
 	last := error(nil)
-	if err := c.turn.enter(search); err != nil {
+	if err := c.turn.Enter(search); err != nil {
 		return nil, c.unreachable(ctx, err)
 	}
-	defer c.turn.leave()
+	defer c.turn.Leave()
 	for {
 		for range c.addrs {
-			if a, err := c.live(); a != nil || err != nil {
+			if a, err := c.Live(); a != nil || err != nil {
 				return a, err
 			}
 			a, err := c.attach(search, c.addr())
@@ -130,7 +125,7 @@ func firstOf(a, b error) error {
 }
 
 // addr is the address to try now; the next call gives the next one.
-func (c *conn) addr() string {
+func (c *Conn) addr() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	addr := c.addrs[c.next%len(c.addrs)]
@@ -138,7 +133,7 @@ func (c *conn) addr() string {
 	return addr
 }
 
-func (c *conn) use(a *attachment) (*attachment, error) {
+func (c *Conn) use(a *Attachment) (*Attachment, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -146,11 +141,12 @@ func (c *conn) use(a *attachment) (*attachment, error) {
 		return nil, errors.New(errors.KindBadHandle, "the client is closed")
 	}
 	c.current = a
+	go c.follow(a)
 	return a, nil
 }
 
 // unreachable is the error of a search that found no node: of the context, if that ended it.
-func (c *conn) unreachable(ctx context.Context, last error) error {
+func (c *Conn) unreachable(ctx context.Context, last error) error {
 	if err := ctx.Err(); err != nil {
 		return errors.New(errors.KindOf(err), "searching a node of %v: %w", c.addrs, err)
 	}
@@ -158,13 +154,13 @@ func (c *conn) unreachable(ctx context.Context, last error) error {
 }
 
 // attach opens the client's session on the node at addr.
-func (c *conn) attach(ctx context.Context, addr string) (*attachment, error) {
+func (c *Conn) attach(ctx context.Context, addr string) (*Attachment, error) {
 	cc, err := grpc.NewClient(addr, cluster.DialOptions(nil, nil)...)
 	if err != nil {
 		return nil, errors.New(errors.KindInvalid, "address %s: %w", addr, err)
 	}
 	life, stop := context.WithCancel(context.Background())
-	a := &attachment{addr: addr, cc: cc, files: filepb.NewFilesClient(cc), stop: stop, dead: make(chan struct{})}
+	a := &Attachment{Addr: addr, CC: cc, Files: filepb.NewFilesClient(cc), stop: stop, dead: make(chan struct{})}
 	first := make(chan attached, 1)
 	go a.listen(life, c.id, first)
 	timer := time.NewTimer(attachWait)
@@ -181,7 +177,7 @@ func (c *conn) attach(ctx context.Context, addr string) (*attachment, error) {
 		a.close()
 		return nil, got.err
 	}
-	a.incarnation = got.incarnation
+	a.Incarnation = got.incarnation
 	return a, nil
 }
 
@@ -192,8 +188,8 @@ type attached struct {
 }
 
 // listen keeps the Attach stream until it breaks; calls that are under way then end, too.
-func (a *attachment) listen(life context.Context, id []byte, first chan<- attached) {
-	stream, err := a.files.Attach(life, &filepb.AttachRequest{Client: id})
+func (a *Attachment) listen(life context.Context, id []byte, first chan<- attached) {
+	stream, err := a.Files.Attach(life, &filepb.AttachRequest{Client: id})
 	if err == nil {
 		var answer *filepb.AttachResponse
 		answer, err = stream.Recv()
@@ -205,10 +201,10 @@ func (a *attachment) listen(life context.Context, id []byte, first chan<- attach
 		_, err = stream.Recv()
 	}
 	close(a.dead)
-	_ = a.cc.Close()
+	_ = a.CC.Close()
 }
 
-func (a *attachment) isDead() bool {
+func (a *Attachment) isDead() bool {
 	select {
 	case <-a.dead:
 		return true
@@ -217,13 +213,13 @@ func (a *attachment) isDead() bool {
 	}
 }
 
-func (a *attachment) close() {
+func (a *Attachment) close() {
 	a.stop()
-	_ = a.cc.Close()
+	_ = a.CC.Close()
 }
 
 // failed gives an attachment up after an error of the connection.
-func (c *conn) failed(a *attachment) {
+func (c *Conn) failed(a *Attachment) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == a {
@@ -232,7 +228,15 @@ func (c *conn) failed(a *attachment) {
 	}
 }
 
-func (c *conn) close() {
+// Leave gives up the node in use; the next call goes to another.
+func (c *Conn) Leave() {
+	if a, _ := c.Live(); a != nil {
+		c.failed(a)
+	}
+}
+
+// Close gives the connection up; what is under way on it fails.
+func (c *Conn) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -242,8 +246,8 @@ func (c *conn) close() {
 	}
 }
 
-// lost reports whether err, of a call whose context lives, says that the node, not the file system, failed.
-func lost(err error) bool {
+// Lost reports whether err, of a call whose context lives, says that the node, not the file system, failed.
+func Lost(err error) bool {
 	switch errors.KindOf(err) {
 	case errors.KindUnavailable, errors.KindNotLeader, errors.KindSessionEnded, errors.KindDeadWriter,
 		errors.KindInterrupted: // the connection was given up
@@ -252,13 +256,13 @@ func lost(err error) bool {
 	return false
 }
 
-// call runs f on a live attachment. An idempotent call is repeated on another
+// Call runs f on a live attachment. An idempotent call is repeated on another
 // node when one fails, for at most the client's wait; another's outcome is then unknown, and that is told
 // (KindIO), never silently repeated.
-func (c *conn) call(ctx context.Context, idempotent bool, what string, f func(ctx context.Context, a *attachment) error) error {
+func (c *Conn) Call(ctx context.Context, idempotent bool, what string, f func(ctx context.Context, a *Attachment) error) error {
 	started := time.Now()
 	for tries := 1; ; tries++ {
-		a, err := c.get(ctx)
+		a, err := c.Get(ctx)
 		if err != nil {
 			return err
 		}
@@ -268,13 +272,13 @@ func (c *conn) call(ctx context.Context, idempotent bool, what string, f func(ct
 			return nil
 		case over(ctx, err):
 			return ended(ctx, what, idempotent)
-		case !lost(err):
+		case !Lost(err):
 			return err
 		}
 		c.failed(a)
 		switch {
 		case !idempotent:
-			return errors.New(errors.KindIO, "%s: node %s failed before it answered, so whether it was done is unknown: look, then decide (%w)", what, a.addr, err)
+			return errors.New(errors.KindIO, "%s: node %s failed before it answered, so whether it was done is unknown: look, then decide (%w)", what, a.Addr, err)
 		case c.wait > 0 && time.Since(started) > c.wait:
 			return errors.New(errors.KindUnavailable, "%s: no node could do it within %s: %w", what, c.wait, err)
 		}
