@@ -214,6 +214,9 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 	return id, info, err
 }
 
+// openExec is the flag with which Linux opens what it executes (FMODE_EXEC).
+const openExec = 0x20
+
 func (ss *session) mayOpen(ctx context.Context, c *Caller, n *node, in *layout.Inode, flags uint32) error {
 	acc := flags & syscall.O_ACCMODE
 	switch {
@@ -227,6 +230,9 @@ func (ss *session) mayOpen(ctx context.Context, c *Caller, n *node, in *layout.I
 	mask := [4]uint32{layout.MayRead, layout.MayWrite, layout.MayRead | layout.MayWrite, layout.MayRead | layout.MayWrite}[acc]
 	if flags&syscall.O_TRUNC != 0 {
 		mask |= layout.MayWrite
+	}
+	if flags&openExec != 0 && mask == layout.MayRead {
+		mask = layout.MayExec
 	}
 	return ss.check(ctx, c, n, in, mask)
 }

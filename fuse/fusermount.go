@@ -25,7 +25,10 @@ func fusermount(dir string, opt Options) (int, error) {
 	}
 	local, remote := os.NewFile(uintptr(pair[0]), "fusermount-local"), os.NewFile(uintptr(pair[1]), "fusermount-remote")
 	defer local.Close()
-	options := []string{"fsname=" + strings.ReplaceAll(opt.Source, ",", `\,`), "subtype=dfs", "default_permissions", fmt.Sprintf("max_read=%d", maxWrite)}
+	options := []string{"fsname=" + strings.ReplaceAll(opt.Source, ",", `\,`), "subtype=dfs", fmt.Sprintf("max_read=%d", maxWrite)}
+	if !opt.Uncached {
+		options = append(options, "default_permissions")
+	}
 	if opt.ReadOnly {
 		options = append(options, "ro")
 	}

@@ -43,7 +43,8 @@ type Options struct {
 	MountFlags uintptr
 	// OnlyMe leaves out allow_other: only the mounting user may enter.
 	OnlyMe bool
-	// Uncached is for thin clients: no timeouts, direct I/O on every file.
+	// Uncached is for thin clients: no timeouts, direct I/O on every file, and no default_permissions (nor
+	// POSIX ACLs in the kernel, which bring those): the file system checks every permission, for whom it takes the caller.
 	Uncached bool
 	// TimeoutMax bounds the timeouts of attributes and names handed to the kernel;
 	// 0 means the lease alone does.
@@ -104,7 +105,7 @@ func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 	logger := log.New(&slogWriter{opt.Logger}, "", 0)
 	m.server, err = gofuse.NewServer(m.conn, fmt.Sprintf("/dev/fd/%d", fd), &gofuse.MountOptions{
 		MaxBackground: maxBackground, MaxWrite: maxWrite, MaxReadAhead: maxWrite,
-		EnableLocks: true, EnableAcl: true, EnableSymlinkCaching: false, DisableSplice: true,
+		EnableLocks: true, EnableAcl: !opt.Uncached, EnableSymlinkCaching: false, DisableSplice: true,
 		Name: "dfs", FsName: opt.Source, Logger: logger, Debug: opt.Trace,
 		ExtraCapabilities: gofuse.CAP_ATOMIC_O_TRUNC | gofuse.CAP_DONT_MASK | gofuse.CAP_READDIRPLUS_AUTO |
 			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_SETXATTR_EXT | gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_HAS_EXPIRE_ONLY |
@@ -219,7 +220,10 @@ func openAndMount(dir string, opt Options) (int, error) {
 		}
 		return -1, errors.New(errors.KindOf(err), "opening /dev/fuse: %w", err)
 	}
-	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,max_read=%d", fd, maxWrite)
+	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%d", fd, maxWrite)
+	if !opt.Uncached {
+		data += ",default_permissions"
+	}
 	if !opt.OnlyMe {
 		data += ",allow_other"
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,18 +15,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"dfs/fs"
 	"dfs/fuse"
-	"dfs/internal/assembly"
-	"dfs/internal/cluster"
-	"dfs/internal/errors"
 )
 
 // mountMemoryBytes is what a mount's process may use beside its cache.
 const mountMemoryBytes = 64 << 20
-
-// mountStopWait bounds the flush after the mount point is gone.
-const mountStopWait = time.Minute
 
 type mountFlags struct {
 	foreground  bool
@@ -44,26 +36,44 @@ type mountFlags struct {
 	onlyMe      bool
 	sloppy      bool
 	debug       string
+	via         string // the nodes whose file service is used; viaSource: CLUSTER's
 }
+
+// viaSource is the value of via that stands for the nodes that CLUSTER names.
+const viaSource = "*"
 
 func newMountCommand() *cobra.Command {
 	var f mountFlags
 	c := &cobra.Command{
-		Use:   "mount CLUSTER DIR",
+		Use:   "mount CLUSTER DIR | mount --via NODE,NODE DIR",
 		Short: "mount a cluster at DIR",
 		Long: `Mount the file system of a cluster at DIR. CLUSTER is a list of addresses, host:port,host:port,…,
 of any of its nodes. The mount goes on in the background once it is ready; --foreground keeps it here.
 
+With --via the mount is a thin client: it holds no blocks, no locks and no cache, and each call goes to the file service of
+one of these nodes, of another when that fails. The nodes check every permission and take the user for nobody unless they were started with
+--allow-ids. For machines that should not, or cannot, reach the blocks; slower, as nothing is cached.
+
 In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
-  10.0.0.1:7470,10.0.0.2:7470  /mnt/dfs  dfs  _netdev,cache=1G  0 0`,
-		Example: "  dfs mount 127.0.0.1:7470 /mnt/dfs\n  dfs mount --cache 1G -o ro 10.0.0.1:7470,10.0.0.2:7470 /mnt/dfs",
-		Args:    exactArgs(2),
+  10.0.0.1:7470,10.0.0.2:7470  /mnt/dfs  dfs  _netdev,cache=1G  0 0
+  10.0.0.1:7470,10.0.0.2:7470  /mnt/dfs  dfs  _netdev,via        0 0   (or via=NODE, once for each)`,
+		Example: "  dfs mount 127.0.0.1:7470 /mnt/dfs\n  dfs mount --cache 1G -o ro 10.0.0.1:7470,10.0.0.2:7470 /mnt/dfs\n  dfs mount --via 10.0.0.1:7470,10.0.0.2:7470 /mnt/dfs",
+		Args: func(c *cobra.Command, args []string) error {
+			if f.via != "" && len(args) == 1 {
+				return nil
+			}
+			return exactArgs(2)(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				args = []string{f.via, args[0]}
+			}
 			return runMount(c.Context(), f, args[0], args[1], c.OutOrStdout())
 		},
 	}
 	c.Flags().BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground; Ctrl-C unmounts")
 	c.Flags().StringArrayVarP(&f.options, "option", "o", nil, "mount options as in fstab: ro, nosuid, nodev, noexec, noatime, cache=SIZE, lease=TIME, quorum-wait=TIME, …")
+	c.Flags().StringVar(&f.via, "via", "", "mount through the file service of these nodes, host:port,host:port,…, as a thin client")
 	c.Flags().StringVar(&f.cache, "cache", "256M", "memory for cached blocks")
 	c.Flags().IntVar(&f.cacheBlocks, "cache-blocks", 0, "the same as a number of 4 KiB blocks (1 is the least)")
 	c.Flags().DurationVar(&f.wait, "wait", 30*time.Second, "how long to wait for the cluster")
@@ -128,6 +138,10 @@ func (f *mountFlags) parseOptions() (flags uintptr, err error) {
 				f.cache = value
 			case key == "log":
 				f.logFile = value
+			case word == "via":
+				f.via = viaSource
+			case key == "via":
+				f.via = strings.TrimPrefix(f.via+","+value, ",")
 			case key == "lease", key == "quorum-wait", key == "wait", key == "stuck-after":
 				d, derr := time.ParseDuration(value)
 				if derr != nil {
@@ -135,7 +149,7 @@ func (f *mountFlags) parseOptions() (flags uintptr, err error) {
 				}
 				*map[string]*time.Duration{"lease": &f.lease, "quorum-wait": &f.quorumWait, "wait": &f.wait, "stuck-after": &f.stuckAfter}[key] = d
 			case !f.sloppy:
-				return 0, usageError{fmt.Errorf("unknown mount option %q; known are %s, cache=SIZE, lease=TIME, quorum-wait=TIME, wait=TIME, stuck-after=TIME, log=FILE, and fstab's own such as _netdev, noauto, nofail",
+				return 0, usageError{fmt.Errorf("unknown mount option %q; known are %s, cache=SIZE, lease=TIME, quorum-wait=TIME, wait=TIME, stuck-after=TIME, log=FILE, via, via=NODE, and fstab's own such as _netdev, noauto, nofail",
 					word, strings.Join(slices.Sorted(maps.Keys(mountOptionFlags)), ", "))}
 			}
 		}
@@ -158,13 +172,19 @@ func (f *mountFlags) plan(source, dir string) (p *mountPlan, err error) {
 		return nil, err
 	}
 	p.mountFlags = *f // the options changed them
-	if p.addrs, err = clusterAddrs(source); err != nil {
+	nodes := source
+	if f.via != "" && f.via != viaSource {
+		nodes = f.via
+	}
+	if p.addrs, err = clusterAddrs(nodes); err != nil {
 		return nil, err
 	}
 	if p.cacheBytes, err = parseSize(f.cache); err != nil {
 		return nil, err
 	}
-	if f.cacheBlocks > 0 {
+	if f.via != "" {
+		p.cacheBytes = 0
+	} else if f.cacheBlocks > 0 {
 		p.cacheBytes = int64(f.cacheBlocks) * 4096
 	}
 	if f.lease < 0 || f.quorumWait < 0 || f.wait < 0 || f.cacheBlocks < 0 {
@@ -205,69 +225,13 @@ func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writ
 	}
 	debug.SetMemoryLimit(p.cacheBytes + mountMemoryBytes)
 	debug.SetGCPercent(50)
-	cl, err := cluster.Dial(p.addrs, cluster.Options{Log: log})
-	if err != nil {
-		return ready.failed(err)
-	}
-	defer cl.Close()
-	m, server, err := p.mount(ctx, cl, log)
+	m, server, err := p.mount(ctx, log)
 	if err != nil {
 		return ready.failed(err)
 	}
 	log.Info("mounted", "cluster", source, "dir", p.dir)
 	ready.ready(fmt.Sprintf("mounted at %s\n", p.dir))
 	return serveMount(ctx, m, server)
-}
-
-// mount opens a file server on the cluster and gives it to the kernel.
-func (p *mountPlan) mount(ctx context.Context, cl *cluster.Cluster, log *slog.Logger) (*fuse.Mount, *assembly.FileServer, error) {
-	opening, cancel := context.WithTimeout(ctx, p.wait)
-	defer cancel()
-	host, _ := os.Hostname()
-	quorumWait, stuck := p.quorumWait, p.stuckAfter
-	if quorumWait == 0 {
-		quorumWait, stuck = -1, 0 // for ever, and then nothing is stuck
-	}
-	server, err := assembly.OpenFileServer(opening, cl, assembly.FileServerOptions{
-		Name: fmt.Sprintf("%s:%s (pid %d)", host, p.dir, os.Getpid()), TTL: p.lease, Logger: log,
-		SessionFile: sessionFile(p.dir),
-		FS:          fs.Options{CacheBytes: p.cacheBytes, CacheBlocks: p.cacheBlocks, QuorumWait: quorumWait},
-	})
-	if err != nil {
-		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w; do a majority of the nodes run, and are the addresses right? (dfs status %s)", p.source, err, p.source)
-	}
-	m, err := fuse.New(p.dir, server, fuse.Options{Source: p.source, MountFlags: p.flags, OnlyMe: p.onlyMe, StuckAfter: stuck, Trace: p.trace, Logger: log})
-	if err != nil {
-		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		return nil, nil, firstError(err, server.Close(closing))
-	}
-	server.SetInvalidator(m.Invalidator())
-	return m, server, nil
-}
-
-// serveMount waits until somebody unmounts, or unmounts when ctx ends, and then flushes.
-func serveMount(ctx context.Context, m *fuse.Mount, server *assembly.FileServer) error {
-	select {
-	case <-m.Done():
-	case <-ctx.Done():
-		flush, cancel := context.WithTimeout(context.Background(), mountStopWait)
-		defer cancel()
-		if err := server.SyncAll(flush); err != nil {
-			return errors.New(errors.KindOf(err), "%s: not everything could be flushed: %w", m.Dir(), err)
-		}
-		if err := m.Unmount(false); err != nil {
-			if err := m.Unmount(true); err != nil { // in use: detach now, its users keep what they have open until this process ends
-				return err
-			}
-		}
-	}
-	closing, cancel := context.WithTimeout(context.Background(), mountStopWait)
-	defer cancel()
-	if err := server.Close(closing); err != nil {
-		return errors.New(errors.KindOf(err), "%s: the end of the mount: %w", m.Dir(), err)
-	}
-	return nil
 }
 
 // sessionFile is where a mount at dir remembers its session across a crash.

@@ -34,7 +34,7 @@ func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb
 	who := s.caller(r.GetCaller())
 	e, err := f.SetAttr(ctx, who, fs.Ino(r.GetIno()), h, fs.SetAttr{
 		Mode: r.Mode, UID: r.Uid, GID: r.Gid, Size: r.Size, Atime: timeFromWire(r.GetAtime()), Mtime: timeFromWire(r.GetMtime()),
-		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: r.Size != nil && who.KillPriv,
+		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: r.GetKillPriv() || r.Size != nil && who.KillPriv,
 	})
 	return entry(ctx, f, e, err, true)
 }
@@ -138,11 +138,27 @@ func (s *Server) Write(ctx context.Context, r *filepb.WriteRequest) (*filepb.Wri
 	if open.dir {
 		return nil, errors.Of(errors.KindBadHandle)
 	}
-	at, err := s.fs.Write(ctx, open.h, r.GetData(), r.GetOffset(), open.killPriv)
+	at, err := s.write(ctx, open, r)
 	if err == nil {
 		err = s.fs.Fsync(ctx, open.h, false)
 	}
 	return &filepb.WriteResponse{At: at}, err
+}
+
+// The flags of a WriteRequest.
+const (
+	writeKillPriv = 1 // clear set-id bits, whoever opened the file
+	writeAs       = 2 // writeAtEnd decides whether it appends, not the open
+	writeAtEnd    = 4
+)
+
+func (s *Server) write(ctx context.Context, open *handle, r *filepb.WriteRequest) (uint64, error) {
+	flags := r.GetFlags()
+	kill := open.killPriv || flags&writeKillPriv != 0
+	if flags&writeAs != 0 {
+		return s.fs.WriteAs(ctx, open.h, r.GetData(), r.GetOffset(), kill, flags&writeAtEnd != 0)
+	}
+	return s.fs.Write(ctx, open.h, r.GetData(), r.GetOffset(), kill)
 }
 
 func (s *Server) Allocate(ctx context.Context, r *filepb.RangeRequest) (*filepb.Empty, error) {
@@ -194,7 +210,7 @@ func (s *Server) Flush(ctx context.Context, r *filepb.HandleRequest) (*filepb.Em
 	if err != nil {
 		return nil, err
 	}
-	return &filepb.Empty{}, s.fs.Flush(ctx, h, r.GetOwner())
+	return &filepb.Empty{}, s.fs.Flush(ctx, h, ownerOf(r.GetHandle().GetClient(), r.GetOwner()))
 }
 
 func (s *Server) Release(ctx context.Context, r *filepb.HandleRequest) (*filepb.Empty, error) {
@@ -244,8 +260,15 @@ func (s *Server) TestLock(ctx context.Context, r *filepb.LockRequest) (*filepb.L
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.fs.TestLock(ctx, h, lockFromWire(r.GetLock()))
+	found, err := s.fs.TestLock(ctx, h, lockOf(r))
 	return &filepb.LockResponse{Lock: lockToWire(found)}, err
+}
+
+// lockOf is the lock that a request is about.
+func lockOf(r *filepb.LockRequest) fs.FileLock {
+	l := lockFromWire(r.GetLock())
+	l.Owner = ownerOf(r.GetHandle().GetClient(), l.Owner)
+	return l
 }
 
 func (s *Server) SetLock(ctx context.Context, r *filepb.LockRequest) (*filepb.Empty, error) {
@@ -253,5 +276,14 @@ func (s *Server) SetLock(ctx context.Context, r *filepb.LockRequest) (*filepb.Em
 	if err != nil {
 		return nil, err
 	}
-	return &filepb.Empty{}, s.fs.SetLock(ctx, h, lockFromWire(r.GetLock()), r.GetWait())
+	l := lockOf(r)
+	err = s.fs.SetLock(ctx, h, l, r.GetWait())
+	if err == nil && ctx.Err() != nil && l.Type != fs.LockUnlock {
+		// Whoever asked has gone, and lets go what it was granted, too, if this is what it is told by (Remote.SetLock).
+		l.Type = fs.LockUnlock
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+		defer cancel()
+		err = s.fs.SetLock(undo, h, l, false)
+	}
+	return &filepb.Empty{}, err
 }

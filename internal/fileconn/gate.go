@@ -25,4 +25,3 @@ func (g Gate) Enter(ctx context.Context) error {
 
 // Leave gives it back.
 func (g Gate) Leave() { <-g }
-

@@ -26,6 +26,7 @@ func (m *WriteRequest) MarshalBuffers() mem.BufferSlice {
 		b = append(codec.AppendBytesHead(b, 1, len(handle)), handle...)
 	}
 	b = codec.AppendUint(b, 2, m.Offset)
+	b = codec.AppendUint(b, 4, uint64(m.Flags))
 	if len(m.Data) > 0 {
 		b = codec.AppendBytesHead(b, 3, len(m.Data))
 	}
@@ -45,6 +46,11 @@ func (m *WriteRequest) UnmarshalBuffers(data mem.BufferSlice) error {
 			return true, codec.ReadUint(r, typ, &m.Offset)
 		case 3:
 			return true, codec.ReadBytes(r, typ, &m.Data)
+		case 4:
+			var flags uint64
+			err := codec.ReadUint(r, typ, &flags)
+			m.Flags = uint32(flags)
+			return true, err
 		}
 		return false, nil
 	})

@@ -21,6 +21,7 @@ func examples() []message {
 		&WriteRequest{}, &DataResponse{},
 		&WriteRequest{Handle: &Handle{}, Data: []byte("x")},
 		&WriteRequest{Handle: &Handle{Client: bytes.Repeat([]byte{7}, 16), Number: 1 << 40}, Offset: 1<<63 + 5, Data: bytes.Repeat([]byte("data"), 5000)},
+		&WriteRequest{Handle: &Handle{Number: 3}, Data: []byte("x"), Flags: 7},
 		&DataResponse{Data: bytes.Repeat([]byte("data"), 5000)},
 	}
 }

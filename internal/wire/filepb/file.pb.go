@@ -1075,6 +1075,7 @@ type SetAttrRequest struct {
 	Mtime         *Time                  `protobuf:"bytes,9,opt,name=mtime,proto3" json:"mtime,omitempty"`
 	AtimeNow      bool                   `protobuf:"varint,10,opt,name=atime_now,json=atimeNow,proto3" json:"atime_now,omitempty"`
 	MtimeNow      bool                   `protobuf:"varint,11,opt,name=mtime_now,json=mtimeNow,proto3" json:"mtime_now,omitempty"`
+	KillPriv      bool                   `protobuf:"varint,12,opt,name=kill_priv,json=killPriv,proto3" json:"kill_priv,omitempty"` // clear set-id bits
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1182,6 +1183,13 @@ func (x *SetAttrRequest) GetAtimeNow() bool {
 func (x *SetAttrRequest) GetMtimeNow() bool {
 	if x != nil {
 		return x.MtimeNow
+	}
+	return false
+}
+
+func (x *SetAttrRequest) GetKillPriv() bool {
+	if x != nil {
+		return x.KillPriv
 	}
 	return false
 }
@@ -1490,10 +1498,12 @@ func (x *ReadRequest) GetLength() uint32 {
 }
 
 type WriteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
-	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"` // at most 1 MiB
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Handle *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Offset uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data   []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"` // at most 1 MiB
+	// 1: clear set-id bits, whoever opened the file; 2: bit 4 decides whether this is an append, not the open; 4: append.
+	Flags         uint32 `protobuf:"varint,4,opt,name=flags,proto3" json:"flags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1547,6 +1557,13 @@ func (x *WriteRequest) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *WriteRequest) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
 }
 
 type WriteResponse struct {
@@ -2409,7 +2426,7 @@ const file_file_proto_rawDesc = "" +
 	"\rNamesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\fR\x05names\"(\n" +
 	"\x0eNumberResponse\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\"\x8a\x03\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\xa7\x03\n" +
 	"\x0eSetAttrRequest\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.dfs.file.v1.CallerR\x06caller\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12+\n" +
@@ -2422,7 +2439,8 @@ const file_file_proto_rawDesc = "" +
 	"\x05mtime\x18\t \x01(\v2\x11.dfs.file.v1.TimeR\x05mtime\x12\x1b\n" +
 	"\tatime_now\x18\n" +
 	" \x01(\bR\batimeNow\x12\x1b\n" +
-	"\tmtime_now\x18\v \x01(\bR\bmtimeNowB\a\n" +
+	"\tmtime_now\x18\v \x01(\bR\bmtimeNow\x12\x1b\n" +
+	"\tkill_priv\x18\f \x01(\bR\bkillPrivB\a\n" +
 	"\x05_modeB\x06\n" +
 	"\x04_uidB\x06\n" +
 	"\x04_gidB\a\n" +
@@ -2446,11 +2464,12 @@ const file_file_proto_rawDesc = "" +
 	"\vReadRequest\x12+\n" +
 	"\x06handle\x18\x01 \x01(\v2\x13.dfs.file.v1.HandleR\x06handle\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x03 \x01(\rR\x06length\"g\n" +
+	"\x06length\x18\x03 \x01(\rR\x06length\"}\n" +
 	"\fWriteRequest\x12+\n" +
 	"\x06handle\x18\x01 \x01(\v2\x13.dfs.file.v1.HandleR\x06handle\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"\x1f\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x14\n" +
+	"\x05flags\x18\x04 \x01(\rR\x05flags\"\x1f\n" +
 	"\rWriteResponse\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x04R\x02at\"\x7f\n" +
 	"\fRangeRequest\x12+\n" +
