@@ -15,6 +15,7 @@ import (
 // direct says how a kernel may cache: not at all.
 var direct = fs.OpenInfo{DirectIO: true}
 
+// Open implements fs.FileSystem.
 func (r *Remote) Open(ctx context.Context, c *fs.Caller, ino fs.Ino, flags uint32) (fs.Handle, fs.OpenInfo, error) {
 	o := r.conn.NewOpen(uint64(ino), flags, false, caller(c))
 	err := r.conn.Call(ctx, flags&syscall.O_TRUNC == 0, "open", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -47,6 +48,7 @@ func (r *Remote) createOpen(ctx context.Context, what string, req *filepb.MakeRe
 	return e, r.keep(o), direct, nil
 }
 
+// Create implements fs.FileSystem.
 func (r *Remote) Create(ctx context.Context, c *fs.Caller, dir fs.Ino, name string, mode, flags uint32) (fs.Entry, fs.Handle, fs.OpenInfo, error) {
 	req := &filepb.MakeRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name), Mode: mode, Flags: flags}
 	return r.createOpen(ctx, "create", req, func(f filepb.FilesClient, ctx context.Context, req *filepb.MakeRequest) (*filepb.OpenResponse, error) {
@@ -54,6 +56,7 @@ func (r *Remote) Create(ctx context.Context, c *fs.Caller, dir fs.Ino, name stri
 	})
 }
 
+// Tmpfile implements fs.FileSystem.
 func (r *Remote) Tmpfile(ctx context.Context, c *fs.Caller, dir fs.Ino, mode, flags uint32) (fs.Entry, fs.Handle, fs.OpenInfo, error) {
 	req := &filepb.MakeRequest{Caller: caller(c), Dir: uint64(dir), Mode: mode, Flags: flags}
 	return r.createOpen(ctx, "tmpfile", req, func(f filepb.FilesClient, ctx context.Context, req *filepb.MakeRequest) (*filepb.OpenResponse, error) {
@@ -61,6 +64,7 @@ func (r *Remote) Tmpfile(ctx context.Context, c *fs.Caller, dir fs.Ino, mode, fl
 	})
 }
 
+// Read implements fs.FileSystem.
 func (r *Remote) Read(ctx context.Context, h fs.Handle, dst []byte, off uint64) (n int, err error) {
 	for done := 0; ; {
 		part := dst[done:min(len(dst), done+DataBytesMax)]
@@ -79,6 +83,7 @@ func (r *Remote) Read(ctx context.Context, h fs.Handle, dst []byte, off uint64) 
 	}
 }
 
+// Write implements fs.FileSystem.
 func (r *Remote) Write(ctx context.Context, h fs.Handle, data []byte, off uint64, killPriv bool) (uint64, error) {
 	o, err := r.open(h)
 	if err != nil {
@@ -87,6 +92,7 @@ func (r *Remote) Write(ctx context.Context, h fs.Handle, data []byte, off uint64
 	return r.write(ctx, o, data, off, killPriv, o.Flags()&syscall.O_APPEND != 0)
 }
 
+// WriteAs implements fs.FileSystem.
 func (r *Remote) WriteAs(ctx context.Context, h fs.Handle, data []byte, off uint64, killPriv, atEnd bool) (uint64, error) {
 	o, err := r.open(h)
 	if err != nil {
@@ -128,6 +134,7 @@ func (r *Remote) write(ctx context.Context, o *fileconn.Open, data []byte, off u
 	}
 }
 
+// Allocate implements fs.FileSystem.
 func (r *Remote) Allocate(ctx context.Context, h fs.Handle, off, length uint64, mode uint32) error {
 	return r.through(ctx, h, false, "fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Allocate(ctx, &filepb.RangeRequest{Handle: h, Offset: off, Length: length, Mode: mode})
@@ -135,6 +142,7 @@ func (r *Remote) Allocate(ctx context.Context, h fs.Handle, off, length uint64, 
 	})
 }
 
+// Seek implements fs.FileSystem.
 func (r *Remote) Seek(ctx context.Context, h fs.Handle, off uint64, whence int) (at uint64, err error) {
 	err = r.through(ctx, h, true, "seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		out, err := a.Files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: off, Whence: uint32(whence)})
@@ -144,6 +152,7 @@ func (r *Remote) Seek(ctx context.Context, h fs.Handle, off uint64, whence int) 
 	return at, err
 }
 
+// CopyRange implements fs.FileSystem.
 func (r *Remote) CopyRange(ctx context.Context, from fs.Handle, fromOff uint64, to fs.Handle, toOff, length uint64) (n uint64, err error) {
 	src, err := r.open(from)
 	if err != nil {
@@ -161,6 +170,7 @@ func (r *Remote) CopyRange(ctx context.Context, from fs.Handle, fromOff uint64, 
 	return n, err
 }
 
+// Fsync implements fs.FileSystem.
 func (r *Remote) Fsync(ctx context.Context, h fs.Handle, dataOnly bool) error {
 	return r.through(ctx, h, true, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Fsync(ctx, &filepb.HandleRequest{Handle: h, DataOnly: dataOnly})
@@ -168,6 +178,7 @@ func (r *Remote) Fsync(ctx context.Context, h fs.Handle, dataOnly bool) error {
 	})
 }
 
+// Flush implements fs.FileSystem.
 func (r *Remote) Flush(ctx context.Context, h fs.Handle, owner uint64) error {
 	o, err := r.open(h)
 	if err != nil {
@@ -183,6 +194,7 @@ func (r *Remote) Flush(ctx context.Context, h fs.Handle, owner uint64) error {
 	return err
 }
 
+// Release implements fs.FileSystem.
 func (r *Remote) Release(ctx context.Context, h fs.Handle) error {
 	r.mu.Lock()
 	o := r.table[h]
@@ -194,6 +206,7 @@ func (r *Remote) Release(ctx context.Context, h fs.Handle) error {
 	return o.Close(ctx, false, errors.Of(errors.KindBadHandle))
 }
 
+// OpenDir implements fs.FileSystem.
 func (r *Remote) OpenDir(ctx context.Context, c *fs.Caller, ino fs.Ino) (fs.Handle, error) {
 	o := r.conn.NewOpen(uint64(ino), syscall.O_RDONLY, true, caller(c))
 	err := r.read(ctx, "opendir", func(ctx context.Context, a *fileconn.Attachment) error { return o.First(ctx, a, 0) })
@@ -206,6 +219,7 @@ func (r *Remote) OpenDir(ctx context.Context, c *fs.Caller, ino fs.Ino) (fs.Hand
 // dirPage is how many entries are asked for at a time.
 const dirPage = 512
 
+// ReadDir implements fs.FileSystem.
 func (r *Remote) ReadDir(ctx context.Context, h fs.Handle, cookie uint64, plus bool, yield func(fs.DirEntry) bool) error {
 	for {
 		var out *filepb.ReadDirResponse
@@ -232,6 +246,7 @@ func (r *Remote) ReadDir(ctx context.Context, h fs.Handle, cookie uint64, plus b
 	}
 }
 
+// FsyncDir implements fs.FileSystem.
 func (r *Remote) FsyncDir(ctx context.Context, h fs.Handle) error {
 	return r.through(ctx, h, true, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.FsyncDir(ctx, &filepb.HandleRequest{Handle: h})
@@ -239,4 +254,5 @@ func (r *Remote) FsyncDir(ctx context.Context, h fs.Handle) error {
 	})
 }
 
+// ReleaseDir implements fs.FileSystem.
 func (r *Remote) ReleaseDir(ctx context.Context, h fs.Handle) error { return r.Release(ctx, h) }

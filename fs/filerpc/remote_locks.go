@@ -17,6 +17,7 @@ const unlockWait = 5 * time.Second
 // wholeFileEnd is where a lock of the whole file ends.
 const wholeFileEnd = 1<<63 - 1
 
+// TestLock implements fs.FileSystem.
 func (r *Remote) TestLock(ctx context.Context, h fs.Handle, l fs.FileLock) (found fs.FileLock, err error) {
 	err = r.through(ctx, h, true, "getlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		out, err := a.Files.TestLock(ctx, &filepb.LockRequest{Handle: h, Lock: lockToWire(l)})
@@ -26,6 +27,7 @@ func (r *Remote) TestLock(ctx context.Context, h fs.Handle, l fs.FileLock) (foun
 	return found, err
 }
 
+// SetLock implements fs.FileSystem.
 func (r *Remote) SetLock(ctx context.Context, h fs.Handle, l fs.FileLock, wait bool) error {
 	o, err := r.open(h)
 	if err != nil {

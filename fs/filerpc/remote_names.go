@@ -10,6 +10,7 @@ import (
 
 // Remote's calls about names and attributes.
 
+// Lookup implements fs.FileSystem.
 func (r *Remote) Lookup(ctx context.Context, c *fs.Caller, dir fs.Ino, name string) (e fs.Entry, err error) {
 	req := &filepb.NameRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name)}
 	err = r.read(ctx, "lookup", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -20,6 +21,7 @@ func (r *Remote) Lookup(ctx context.Context, c *fs.Caller, dir fs.Ino, name stri
 	return e, err
 }
 
+// GetAttr implements fs.FileSystem.
 func (r *Remote) GetAttr(ctx context.Context, c *fs.Caller, ino fs.Ino) (e fs.Entry, err error) {
 	req := &filepb.InodeRequest{Caller: caller(c), Ino: uint64(ino)}
 	err = r.read(ctx, "stat", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -30,6 +32,7 @@ func (r *Remote) GetAttr(ctx context.Context, c *fs.Caller, ino fs.Ino) (e fs.En
 	return e, err
 }
 
+// SetAttr implements fs.FileSystem.
 func (r *Remote) SetAttr(ctx context.Context, c *fs.Caller, ino fs.Ino, h fs.Handle, s fs.SetAttr) (e fs.Entry, err error) {
 	req := &filepb.SetAttrRequest{Caller: caller(c), Ino: uint64(ino), Mode: s.Mode, Uid: s.UID, Gid: s.GID, Size: s.Size,
 		Atime: optionalTime(s.Atime), Mtime: optionalTime(s.Mtime), AtimeNow: s.AtimeNow, MtimeNow: s.MtimeNow, KillPriv: s.KillPriv}
@@ -45,6 +48,7 @@ func (r *Remote) SetAttr(ctx context.Context, c *fs.Caller, ino fs.Ino, h fs.Han
 	return e, r.change(ctx, "setattr", func(ctx context.Context, a *fileconn.Attachment) error { return set(ctx, a, nil) })
 }
 
+// Access implements fs.FileSystem.
 func (r *Remote) Access(ctx context.Context, c *fs.Caller, ino fs.Ino, mask uint32) error {
 	req := &filepb.AccessRequest{Caller: caller(c), Ino: uint64(ino), Mask: mask}
 	return r.read(ctx, "access", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -53,6 +57,7 @@ func (r *Remote) Access(ctx context.Context, c *fs.Caller, ino fs.Ino, mask uint
 	})
 }
 
+// Readlink implements fs.FileSystem.
 func (r *Remote) Readlink(ctx context.Context, c *fs.Caller, ino fs.Ino) (target string, err error) {
 	req := &filepb.InodeRequest{Caller: caller(c), Ino: uint64(ino)}
 	err = r.read(ctx, "readlink", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -75,6 +80,7 @@ func (r *Remote) make(ctx context.Context, what string, req *filepb.MakeRequest,
 	return e, err
 }
 
+// Mknod implements fs.FileSystem.
 func (r *Remote) Mknod(ctx context.Context, c *fs.Caller, dir fs.Ino, name string, mode, rdev uint32) (fs.Entry, error) {
 	req := &filepb.MakeRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name), Mode: mode, Rdev: rdev}
 	return r.make(ctx, "mknod", req, func(f filepb.FilesClient, ctx context.Context, req *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -82,6 +88,7 @@ func (r *Remote) Mknod(ctx context.Context, c *fs.Caller, dir fs.Ino, name strin
 	})
 }
 
+// Mkdir implements fs.FileSystem.
 func (r *Remote) Mkdir(ctx context.Context, c *fs.Caller, dir fs.Ino, name string, mode uint32) (fs.Entry, error) {
 	req := &filepb.MakeRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name), Mode: mode}
 	return r.make(ctx, "mkdir", req, func(f filepb.FilesClient, ctx context.Context, req *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -89,6 +96,7 @@ func (r *Remote) Mkdir(ctx context.Context, c *fs.Caller, dir fs.Ino, name strin
 	})
 }
 
+// Symlink implements fs.FileSystem.
 func (r *Remote) Symlink(ctx context.Context, c *fs.Caller, dir fs.Ino, name, target string) (fs.Entry, error) {
 	req := &filepb.MakeRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name), Target: []byte(target)}
 	return r.make(ctx, "symlink", req, func(f filepb.FilesClient, ctx context.Context, req *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -96,6 +104,7 @@ func (r *Remote) Symlink(ctx context.Context, c *fs.Caller, dir fs.Ino, name, ta
 	})
 }
 
+// Link implements fs.FileSystem.
 func (r *Remote) Link(ctx context.Context, c *fs.Caller, ino, dir fs.Ino, name string) (e fs.Entry, err error) {
 	req := &filepb.LinkRequest{Caller: caller(c), Ino: uint64(ino), Dir: uint64(dir), Name: []byte(name)}
 	err = r.change(ctx, "link", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -106,6 +115,7 @@ func (r *Remote) Link(ctx context.Context, c *fs.Caller, ino, dir fs.Ino, name s
 	return e, err
 }
 
+// Unlink implements fs.FileSystem.
 func (r *Remote) Unlink(ctx context.Context, c *fs.Caller, dir fs.Ino, name string) error {
 	req := &filepb.NameRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name)}
 	return r.change(ctx, "unlink", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -114,6 +124,7 @@ func (r *Remote) Unlink(ctx context.Context, c *fs.Caller, dir fs.Ino, name stri
 	})
 }
 
+// Rmdir implements fs.FileSystem.
 func (r *Remote) Rmdir(ctx context.Context, c *fs.Caller, dir fs.Ino, name string) error {
 	req := &filepb.NameRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name)}
 	return r.change(ctx, "rmdir", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -122,6 +133,7 @@ func (r *Remote) Rmdir(ctx context.Context, c *fs.Caller, dir fs.Ino, name strin
 	})
 }
 
+// Rename implements fs.FileSystem.
 func (r *Remote) Rename(ctx context.Context, c *fs.Caller, dir fs.Ino, name string, newDir fs.Ino, newName string, flags uint32) error {
 	req := &filepb.RenameRequest{Caller: caller(c), Dir: uint64(dir), Name: []byte(name), NewDir: uint64(newDir), NewName: []byte(newName), Flags: flags}
 	return r.change(ctx, "rename", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -130,6 +142,7 @@ func (r *Remote) Rename(ctx context.Context, c *fs.Caller, dir fs.Ino, name stri
 	})
 }
 
+// GetXattr implements fs.FileSystem.
 func (r *Remote) GetXattr(ctx context.Context, c *fs.Caller, ino fs.Ino, name string) (value []byte, err error) {
 	req := &filepb.XattrRequest{Caller: caller(c), Ino: uint64(ino), Name: name}
 	err = r.read(ctx, "getxattr", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -140,6 +153,7 @@ func (r *Remote) GetXattr(ctx context.Context, c *fs.Caller, ino fs.Ino, name st
 	return value, err
 }
 
+// SetXattr implements fs.FileSystem.
 func (r *Remote) SetXattr(ctx context.Context, c *fs.Caller, ino fs.Ino, name string, value []byte, flags uint32) error {
 	req := &filepb.XattrRequest{Caller: caller(c), Ino: uint64(ino), Name: name, Value: value, Flags: flags}
 	return r.change(ctx, "setxattr", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -148,6 +162,7 @@ func (r *Remote) SetXattr(ctx context.Context, c *fs.Caller, ino fs.Ino, name st
 	})
 }
 
+// ListXattr implements fs.FileSystem.
 func (r *Remote) ListXattr(ctx context.Context, c *fs.Caller, ino fs.Ino) (names []string, err error) {
 	req := &filepb.InodeRequest{Caller: caller(c), Ino: uint64(ino)}
 	err = r.read(ctx, "listxattr", func(ctx context.Context, a *fileconn.Attachment) error {
@@ -161,6 +176,7 @@ func (r *Remote) ListXattr(ctx context.Context, c *fs.Caller, ino fs.Ino) (names
 	return names, err
 }
 
+// RemoveXattr implements fs.FileSystem.
 func (r *Remote) RemoveXattr(ctx context.Context, c *fs.Caller, ino fs.Ino, name string) error {
 	req := &filepb.XattrRequest{Caller: caller(c), Ino: uint64(ino), Name: name}
 	return r.change(ctx, "removexattr", func(ctx context.Context, a *fileconn.Attachment) error {
