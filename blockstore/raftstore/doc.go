@@ -31,7 +31,7 @@
 // acknowledge under its old id; it must be removed and added anew. Nor can it found the cluster a second time: the first
 // start needs an answer from every node of the bootstrap list, and one that lives in a cluster already ends it. (The
 // cluster's id is a hash of the founders' ids, addresses and incarnations, the same on all of them.) A directory that made
-// promises and lost its Raft log does not start.
+// promises and lost its Raft log does not start. Only a recovery (survivor.go) gives a directory another cluster.
 //
 // # Recovery
 //

@@ -23,6 +23,11 @@ func TestGoldenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden.Check(t, "node-json-v1.hex", b)
+	id.Recovered, id.Founders = &recovered{Index: 4711, Term: 3, Address: "10.0.0.1:7470", From: id.Cluster}, nil
+	if b, err = encodeIdentity(id); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "node-json-v2.hex", b)
 	m := manifest{Applied: 4711, Sources: []string{"10.0.0.1:7470", "10.0.0.2:7470"}, State: []byte("the state machine")}
 	golden.Check(t, "manifest-v1.hex", m.encode())
 	golden.Check(t, "log-entry-head-v1.hex", appendLogHead(nil, &raft.Log{Type: raft.LogCommand, Term: 3, AppendedAt: time.Unix(1700000000, 5), Extensions: []byte("ext")}))

@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	stderrors "errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +24,7 @@ import (
 const (
 	identityFile    = "node.json"
 	identityMagic   = "dfs-node"
-	identityVersion = 1
+	identityVersion = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -64,6 +62,8 @@ type identity struct {
 	Founders    []founder         `json:"founders,omitempty"`
 	// Lives: this directory may hold acknowledged entries or votes. Without its Raft log it must not run.
 	Lives bool `json:"lives,omitempty"`
+	// Recovered: this node went on alone after the loss of a majority. Since version 2, which is written only then.
+	Recovered *recovered `json:"recovered,omitempty"`
 }
 
 func (id *identity) clusterID() (mux.ClusterID, bool) {
@@ -77,7 +77,11 @@ func (id *identity) clusterID() (mux.ClusterID, bool) {
 func (id *identity) serverID() raft.ServerID { return serverID(id.Node, id.Incarnation) }
 
 func encodeIdentity(id *identity) ([]byte, error) {
-	return jsonfile.Encode(identityMagic, identityVersion, id)
+	version := 1
+	if id.Recovered != nil {
+		version = 2
+	}
+	return jsonfile.Encode(identityMagic, version, id)
 }
 
 // decodeIdentity: KindForeign, KindTooNew, KindCorrupt.
@@ -94,9 +98,8 @@ func decodeIdentity(b []byte) (*identity, error) {
 
 // loadIdentity reads the identity of dir, or makes one for a directory that has none.
 func loadIdentity(dir string, node blockstore.NodeID) (*identity, error) {
-	path := filepath.Join(dir, identityFile)
-	b, err := os.ReadFile(path)
-	if stderrors.Is(err, fs.ErrNotExist) {
+	id, err := readIdentity(dir)
+	if errors.Is(err, errors.KindNotExist) {
 		var raw [8]byte
 		if _, err := rand.Read(raw[:]); err != nil {
 			return nil, err
@@ -105,11 +108,7 @@ func loadIdentity(dir string, node blockstore.NodeID) (*identity, error) {
 		return id, saveIdentity(dir, id)
 	}
 	if err != nil {
-		return nil, errors.New(errors.KindIO, "cannot read the identity of the data directory: %w", err)
-	}
-	id, err := decodeIdentity(b)
-	if err != nil {
-		return nil, errors.New(errors.KindOf(err), "identity file %s: %w", path, err)
+		return nil, err
 	}
 	if id.Node != node {
 		return nil, errors.New(errors.KindForeign, "data directory %s belongs to node %q, not %q: start with that id, or with another directory", dir, id.Node, node)

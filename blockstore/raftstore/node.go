@@ -267,6 +267,10 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot write the first configuration: %w", err)
 	}
+	if err := n.refound(); err != nil {
+		_ = trans.Close()
+		return nil, errors.New(errors.KindOf(err), "cannot write the recovered cluster's configuration: %w", err)
+	}
 	r, err := raft.NewRaft(conf, fsm{n}, n.stores.log, n.stores.stable, n.stores.snapshots, trans)
 	if err != nil {
 		_ = trans.Close()

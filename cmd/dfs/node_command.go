@@ -19,7 +19,7 @@ import (
 const catchUpPoll = 100 * time.Millisecond
 
 func newNodeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "list, add, replace and remove nodes", Args: noArgs,
+	c := &cobra.Command{Use: "node", Short: "list, add, replace, remove and recover nodes", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	var cluster string
 	c.PersistentFlags().StringVarP(&cluster, "cluster", "c", os.Getenv(clusterVariable), "the nodes' addresses (default $"+clusterVariable+")")
@@ -48,7 +48,7 @@ caught up and votes, then remove OLD.`,
 				}
 				return o.removeNode(ctx, args[0], true)
 			})},
-		remove)
+		remove, newRecoverCommand())
 	return c
 }
 
