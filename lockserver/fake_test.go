@@ -1,6 +1,7 @@
 package lockserver
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -232,6 +233,7 @@ type link struct {
 	paused chan struct{}
 	onUp   func(*ClientMsg) bool // false: lost
 	onDown func(*ServerMsg) bool
+	queue  int // messages on their way in each direction; 0: 1000
 }
 
 func (k *link) Dial(ctx context.Context) (ClientStream, error) {
@@ -246,7 +248,8 @@ func (k *link) Dial(ctx context.Context) (ClientStream, error) {
 	if cut || n == nil {
 		return nil, errors.Of(errors.KindUnavailable)
 	}
-	p := &pipe{up: make(chan *ClientMsg, 1000), down: make(chan *ServerMsg, 1000), served: make(chan struct{}), link: k}
+	queue := cmp.Or(k.queue, 1000)
+	p := &pipe{up: make(chan *ClientMsg, queue), down: make(chan *ServerMsg, queue), served: make(chan struct{}), link: k}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	k.c.mu.Lock()
 	if n.cut {
@@ -428,7 +431,10 @@ func simClock() func() time.Duration {
 func (c *fakeCluster) client(o ClerkOptions) *client {
 	c.t.Helper()
 	k := &client{h: &fakeHolder{open: map[LockID]bool{}}, link: &link{c: c}, t: c.t}
-	o.Holder, o.Clock = k.h, simClock()
+	o.Holder = k.h
+	if o.Clock == nil {
+		o.Clock = simClock()
+	}
 	o.Logger = slog.New(slog.NewTextHandler(testWriter{c.t}, nil))
 	clerk, err := NewClerk(k.link, o)
 	if err != nil {

@@ -156,7 +156,7 @@ func (s *Server) rule(ctx context.Context, epoch blockstore.Epoch) {
 	if !ok {
 		return
 	}
-	r := &reign{s: s, epoch: epoch, ctx: ctx, log: log, streams: map[uint64]*serverStream{},
+	r := &reign{s: s, epoch: epoch, ctx: ctx, log: log, streams: map[blockstore.WriterID]*serverStream{}, pending: map[*serverStream]keepAlive{},
 		wakeProver: make(chan struct{}, 1), wakeTimer: make(chan struct{}, 1)}
 	s.mu.Lock()
 	if ctx.Err() != nil {

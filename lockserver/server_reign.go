@@ -3,6 +3,7 @@ package lockserver
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,11 +19,11 @@ type reign struct {
 	log   *slog.Logger
 
 	table      *Table
-	streams    map[uint64]*serverStream
+	streams    map[blockstore.WriterID]*serverStream // each session's newest
 	lastStream uint64
-	nextInode  uint64 // every range that lies below it is in the table
-	applied    uint64 // an index that is known to be applied here
-	pending    []keepAlive
+	nextInode  uint64                      // every range that lies below it is in the table
+	applied    uint64                      // an index that is known to be applied here
+	pending    map[*serverStream]keepAlive // the newest of each stream: its answer serves the older ones
 	wakeProver chan struct{}
 	wakeTimer  chan struct{}
 	fences     sync.WaitGroup
@@ -31,7 +32,6 @@ type reign struct {
 // keepAlive is one that arrived and waits for a proof of leadership that
 // begins after it.
 type keepAlive struct {
-	st       *serverStream
 	seq      uint64
 	received time.Time
 	urgent   bool
@@ -80,8 +80,8 @@ func (r *reign) flush() {
 			r.fences.Go(func() { r.fence(o.Session) })
 			continue
 		}
-		st := r.streams[o.Stream]
-		if st == nil {
+		st := r.streams[o.Session]
+		if st == nil || st.number != o.Stream {
 			continue
 		}
 		switch {
@@ -191,7 +191,7 @@ func (r *reign) prover() {
 		}
 		r.s.mu.Lock()
 		batch := r.pending
-		r.pending = nil
+		r.pending = map[*serverStream]keepAlive{}
 		r.s.mu.Unlock()
 		if len(batch) == 0 {
 			continue
@@ -209,22 +209,24 @@ func (r *reign) prover() {
 }
 
 // retry puts keep-alives back: a later proof serves them as well.
-func (r *reign) retry(batch []keepAlive) {
+func (r *reign) retry(batch map[*serverStream]keepAlive) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
-	r.pending = append(batch, r.pending...)
+	maps.Copy(batch, r.pending) // a newer one of the same stream serves the older
+	maps.DeleteFunc(batch, func(st *serverStream, _ keepAlive) bool { return st.closed() })
+	r.pending = batch
 	wake(r.wakeProver)
 }
 
-func (r *reign) renew(batch []keepAlive) {
+func (r *reign) renew(batch map[*serverStream]keepAlive) {
 	r.do(func(time.Time) {
-		for _, k := range batch {
-			if k.st.closed() || !r.table.Renew(k.received, k.st.writer, k.st.number) {
+		for st, k := range batch {
+			if st.closed() || !r.table.Renew(k.received, st.writer, st.number) {
 				continue
 			}
-			k.st.renewed = true
-			k.st.out.Renewed = max(k.st.out.Renewed, k.seq)
-			k.st.queued()
+			st.renewed = true
+			st.out.Renewed = max(st.out.Renewed, k.seq)
+			st.queued()
 		}
 	})
 }

@@ -24,17 +24,22 @@ type serverStream struct {
 	writer blockstore.WriterID
 	token  blockstore.Token
 	wake   chan struct{}
+	over   chan struct{} // closed with the stream
 
 	out     ServerMsg // collects what is to be sent next
 	renewed bool      // a keep-alive on it was answered
 	err     error     // why it is closed; what collected before is sent
 }
 
+// closeWait is how long a client is given to read what a closed stream still has for it.
+const closeWait = 5 * time.Second
+
 func (st *serverStream) closed() bool { return st.err != nil }
 
 func (st *serverStream) close(err error) {
 	if st.err == nil {
 		st.err = err
+		close(st.over)
 	}
 	wake(st.wake)
 }
@@ -89,7 +94,21 @@ func (s *Server) Serve(ctx context.Context, stream ServerStream) error {
 			}
 		}
 	}()
-	return s.send(ctx, st, stream)
+	sent := make(chan error, 1)
+	go func() { sent <- s.send(ctx, st, stream) }()
+	select {
+	case err := <-sent:
+		return err
+	case <-st.over:
+	}
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-t.C: // the client does not read: Send ends with the stream
+		return errors.New(errors.KindUnavailable, "session %d does not read what it is sent: its stream is ended", st.writer)
+	}
 }
 
 // admit takes the hello, opens or checks the writer, attaches it to the
@@ -134,15 +153,12 @@ func (s *Server) admit(ctx context.Context, stream ServerStream) (*serverStream,
 	if err := r.table.Attach(received, writer, r.lastStream); err != nil {
 		return nil, nil, err
 	}
-	for n, old := range r.streams {
-		if old.writer == writer {
-			old.close(errors.New(errors.KindUnavailable, "session %d has opened a newer stream", writer))
-			delete(r.streams, n)
-		}
+	if old := r.streams[writer]; old != nil {
+		old.close(errors.New(errors.KindUnavailable, "session %d has opened a newer stream", writer))
 	}
-	st := &serverStream{r: r, number: r.lastStream, writer: writer, token: h.Token, wake: make(chan struct{}, 1)}
+	st := &serverStream{r: r, number: r.lastStream, writer: writer, token: h.Token, wake: make(chan struct{}, 1), over: make(chan struct{})}
 	st.out.Epoch = r.epoch
-	r.streams[st.number] = st
+	r.streams[writer] = st
 	r.flush()
 	return st, &ServerMsg{Epoch: r.epoch, Welcome: &Welcome{Writer: writer, TTL: ttl}}, nil
 }
@@ -208,8 +224,8 @@ func (s *Server) detach(st *serverStream) {
 	defer s.mu.Unlock()
 	st.close(errors.Of(errors.KindUnavailable))
 	r := st.r
-	if r.streams[st.number] == st {
-		delete(r.streams, st.number)
+	if r.streams[st.writer] == st {
+		delete(r.streams, st.writer)
 	}
 	if s.reign == r {
 		r.table.Detach(time.Now(), st.writer, st.number)
@@ -251,7 +267,7 @@ func (s *Server) handle(ctx context.Context, st *serverStream, m *ClientMsg) err
 	if m.KeepAlive != 0 {
 		r.table.Received(now, st.writer, st.number)
 		st.out.Seen = max(st.out.Seen, m.KeepAlive)
-		r.pending = append(r.pending, keepAlive{st, m.KeepAlive, now, !st.renewed})
+		r.pending[st] = keepAlive{max(m.KeepAlive, r.pending[st].seq), now, !st.renewed}
 		wake(r.wakeProver)
 	}
 	r.table.Release(now, st.writer, st.number, m.Releases)

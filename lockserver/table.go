@@ -71,6 +71,7 @@ type Table struct {
 	epoch    blockstore.Epoch
 	number   uint64 // of the newest grant
 	common   uint64 // stands in for the release index of every lock that is not in the table
+	floor    uint64 // the least index that any lock is granted with
 	locks    map[LockID]*lock
 	idle     *list.List // of *lock: nobody holds it, waits for it or told it open; oldest first
 	sessions map[blockstore.WriterID]*session
@@ -91,6 +92,7 @@ type session struct {
 	claims  *Claims
 	ttl     time.Duration
 	expires time.Time // the lease as the server counts it
+	claimBy time.Time // while it is not ready, its lease as the server counts it is not prolonged beyond
 	doomed  string    // why it is not renewed any more; "" is not doomed
 	fencing bool      // a fence is proposed, its outcome not known
 	over    bool      // its writer has ended in the log, at endIndex
@@ -163,6 +165,9 @@ func (t *Table) emit(s *session, o Output) {
 	t.out = append(t.out, o)
 }
 
+// claimWait is what a session is given to tell its claims, beyond the two leases in which it may attach last.
+const claimWait = 15 * time.Second
+
 // Expect enters a live writer of the state machine. With awaited set it may
 // hold locks from an earlier reign: nothing is granted until it is ready or ended. It is
 // fenced unless it attaches within ttl.
@@ -170,7 +175,7 @@ func (t *Table) Expect(now time.Time, id blockstore.WriterID, ttl time.Duration,
 	if t.sessions[id] != nil {
 		return
 	}
-	t.sessions[id] = &session{id: id, ttl: ttl, expires: now.Add(ttl), awaited: awaited, locks: map[LockID]*lock{}}
+	t.sessions[id] = &session{id: id, ttl: ttl, expires: now.Add(ttl), claimBy: now.Add(2*ttl + claimWait), awaited: awaited, locks: map[LockID]*lock{}}
 	if awaited {
 		t.awaited++
 	}

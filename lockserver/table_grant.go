@@ -83,7 +83,7 @@ func (t *Table) grant(now time.Time, l *lock, w waiter) {
 	h.mode, h.since = max(h.mode, w.mode), time.Time{}
 	l.setOpen(w.s, false)
 	w.s.locks[l.id] = l
-	t.emit(w.s, Output{Grant: &Grant{ID: l.id, Number: h.number, Mode: h.mode, MinIndex: l.index, Open: l.openElsewhere(w.s)}})
+	t.emit(w.s, Output{Grant: &Grant{ID: l.id, Number: h.number, Mode: h.mode, MinIndex: max(l.index, t.floor), Open: l.openElsewhere(w.s)}})
 }
 
 // renumber gives h a number above all before it; nothing that named the older
@@ -178,17 +178,29 @@ func (t *Table) evict(now time.Time, s *session) {
 	}
 }
 
+// giveBack prolongs what is waited for by a time during which nothing was heard.
+func (t *Table) giveBack(late time.Duration) {
+	for _, s := range t.sessions {
+		s.expires, s.claimBy = s.expires.Add(late), s.claimBy.Add(late)
+	}
+	for l := range t.waiting {
+		for _, h := range l.holders {
+			if !h.since.IsZero() {
+				h.since = h.since.Add(late)
+			}
+		}
+	}
+}
+
 // Tick does what time brings: revokes whose minimum hold is over, sessions
 // that did not answer one, leases that ran out. It returns when it wants to be
 // called next, at the latest. After a pause of the caller itself (it comes
-// later than pause), every lease gets that time back: the keep-alives of that
+// later than pause), every lease, and every revoke, gets that time back: the keep-alives and releases of that
 // time may lie unread.
 func (t *Table) Tick(now time.Time) time.Time {
 	const every, pause = 250 * time.Millisecond, time.Second
 	if late := now.Sub(t.lastTick) - every; !t.lastTick.IsZero() && late > pause {
-		for _, s := range t.sessions {
-			s.expires = s.expires.Add(late)
-		}
+		t.giveBack(late)
 	}
 	t.lastTick = now
 	next := now.Add(every)

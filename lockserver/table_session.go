@@ -2,6 +2,8 @@ package lockserver
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"dfs/blockstore"
@@ -63,12 +65,19 @@ func (t *Table) dropQueued(now time.Time, s *session) {
 }
 
 // Received notes that a keep-alive arrived at `received`. From now on its
-// answer may be sent, so the lease is counted from it; Renew says whether it may.
+// answer may be sent, so the lease is counted from it; Renew says whether it may. A session that has not told its
+// claims in this reign is not answered, and may hold all others up: what it sends prolongs nothing beyond claimBy.
 func (t *Table) Received(received time.Time, id blockstore.WriterID, stream uint64) {
-	if s := t.live(id, stream); s != nil && !s.fencing {
-		if e := received.Add(s.ttl); e.After(s.expires) {
-			s.expires = e
-		}
+	s := t.live(id, stream)
+	if s == nil || s.fencing {
+		return
+	}
+	e := received.Add(s.ttl)
+	if !s.ready && e.After(s.claimBy) {
+		e = s.claimBy
+	}
+	if e.After(s.expires) {
+		s.expires = e
 	}
 }
 
@@ -110,16 +119,18 @@ func (t *Table) settleClaims(now time.Time, s *session, c *Claims) (*Claimed, er
 	} else {
 		t.raise(c.Floor)
 	}
-	for _, run := range c.Given {
-		for id := run.First; uint64(id-run.First) < run.Count; id++ {
-			r := t.owner(id)
-			if r == nil || r.s != s {
-				break
-			}
-			r.given.set(uint64(id)-r.First, r.Count)
-		}
-	}
 	first := !s.ready
+	if why := s.forged(c); why != "" {
+		err := errors.New(errors.KindSessionEnded, "conflict: session %d claims %s: it is ended", s.id, why)
+		s.ready = true // it is given nothing any more
+		t.doom(s, err.Error())
+		return nil, err
+	}
+	if !t.takeGiven(s, c.Given) {
+		err := errors.New(errors.KindInvalid, "session %d tells more inodes given up than it ever had: the client is defective", s.id)
+		t.doom(s, err.Error())
+		return nil, err
+	}
 	s.ready = true
 	if first {
 		t.ownClaimed(now, s)
@@ -143,19 +154,54 @@ func (t *Table) settleClaims(now time.Time, s *session, c *Claims) (*Claimed, er
 	return answer, err
 }
 
+// forged tells what in the first claims of a session cannot be true, or "": one that was opened in this reign was given
+// nothing before, and who claims for it might claim what belongs to a session that is still awaited.
+func (s *session) forged(c *Claims) string {
+	if s.ready || s.awaited {
+		return ""
+	}
+	for _, k := range c.Locks {
+		if k.Mode != None {
+			return fmt.Sprintf("lock %d, but was opened in this reign and has been given nothing", k.ID)
+		}
+	}
+	if len(c.Files) > 0 {
+		return fmt.Sprintf("a file lock of inode %d, but was opened in this reign and has been given nothing", c.Files[0].ID)
+	}
+	return ""
+}
+
+// takeGiven notes which inodes of its own ranges s has given up, and reports whether it told not more than it had.
+func (t *Table) takeGiven(s *session, runs []IDRun) bool {
+	var owned, told uint64
+	for _, r := range t.ranges {
+		if r.s == s {
+			owned += r.Count
+		}
+	}
+	for _, run := range runs {
+		for id := run.First; uint64(id-run.First) < run.Count; id++ {
+			r := t.owner(id)
+			if r == nil || r.s != s {
+				break
+			}
+			if told++; told > owned {
+				return false
+			}
+			r.given.set(uint64(id)-r.First, r.Count)
+		}
+	}
+	return true
+}
+
 // raise makes index the least that any lock is granted with: for what was
 // released by a session that did not tell what it held in this reign.
-func (t *Table) raise(index uint64) {
-	t.common = max(t.common, index)
-	for _, l := range t.locks {
-		l.index = max(l.index, index)
-	}
-}
+func (t *Table) raise(index uint64) { t.floor = max(t.floor, index) }
 
 // ownClaimed looks for what others have claimed already out of s's ranges
 // although s did not give it up.
 func (t *Table) ownClaimed(now time.Time, s *session) {
-	for _, l := range t.locks {
+	for _, l := range t.inRanges(s) {
 		r := t.owner(l.id)
 		if r == nil || r.s != s || r.given.has(uint64(l.id)-r.First) {
 			continue
@@ -171,6 +217,31 @@ func (t *Table) ownClaimed(now time.Time, s *session) {
 		s.locks[l.id] = l
 		t.settle(l)
 	}
+}
+
+// inRanges lists locks of the table, all of those in s's ranges among them, by the shorter way: through the ranges, or
+// through the table.
+func (t *Table) inRanges(s *session) (list []*lock) {
+	owned := uint64(0)
+	for _, r := range t.ranges {
+		if r.s == s {
+			owned += r.Count
+		}
+	}
+	if owned > uint64(len(t.locks)) {
+		return slices.Collect(maps.Values(t.locks))
+	}
+	for _, r := range t.ranges {
+		if r.s != s {
+			continue
+		}
+		for i := range r.Count {
+			if l := t.locks[LockID(r.First+i)]; l != nil {
+				list = append(list, l)
+			}
+		}
+	}
+	return list
 }
 
 // dropUnclaimed releases what the table has for s and s does not claim.
