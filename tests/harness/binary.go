@@ -25,8 +25,13 @@ func binaryDir(pid int) string {
 	return filepath.Join(os.TempDir(), binaryPrefix+strconv.Itoa(pid))
 }
 
-// Main runs the tests of a package that uses Binary, and removes what that has built: for its TestMain.
+// Main runs the tests of a package that uses Binary, and removes what that has built: for its TestMain. In the launcher of a
+// Network, which is the same binary, it is the launcher.
 func Main(m *testing.M) {
+	if os.Getenv(launcherVariable) != "" {
+		launch(os.Stdin, os.Stdout)
+		os.Exit(0)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(binaryDir(os.Getpid()))
 	os.Exit(code)

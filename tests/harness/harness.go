@@ -304,34 +304,38 @@ func (c *Cluster) Followers() []*Node {
 
 // Try runs `dfs args…` and returns its standard output; the error holds standard error.
 func (c *Cluster) Try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, c.bin, args...)
-	cmd.Env = append(os.Environ(), "DFS_CLUSTER="+c.Addresses())
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := c.admin.do(cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
-	}
+	stdout, stderr, err := c.command(args)
 	if err != nil {
-		err = fmt.Errorf("dfs %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+		err = fmt.Errorf("dfs %s: %w\n%s", strings.Join(args, " "), err, stderr)
 	}
-	return stdout.String(), err
+	return string(stdout), err
 }
 
 // TryBoth is Try that returns what the command wrote to standard output and standard error, joined.
 func (c *Cluster) TryBoth(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.bin, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := c.admin.do(cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
+	if c.network != nil {
+		stdout, stderr, err := c.network.launcher.run(ctx, c.admin, nil, c.bin, args...)
+		return string(stdout) + string(stderr), err
 	}
-	return out.String(), err
+	out, err := exec.CommandContext(ctx, c.bin, args...).CombinedOutput()
+	return string(out), err
+}
+
+func (c *Cluster) command(args []string) (stdout, stderr []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	env := "DFS_CLUSTER=" + c.Addresses()
+	if c.network != nil {
+		return c.network.launcher.run(ctx, c.admin, []string{env}, c.bin, args...)
+	}
+	cmd := exec.CommandContext(ctx, c.bin, args...)
+	cmd.Env = append(os.Environ(), env)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.Bytes(), errs.Bytes(), err
 }
 
 // Run is Try that must succeed.

@@ -18,7 +18,8 @@ import (
 // a part of the test process: it passes packets on, delays, drops or doubles them, each direction of each pair by itself.
 // Namespaces and interfaces have no names outside of the process and end with it.
 type Network struct {
-	t testing.TB
+	t        testing.TB
+	launcher *launcher
 
 	mu    sync.RWMutex
 	hosts []*Host
@@ -48,9 +49,10 @@ type Line struct {
 // hostMTU is large, because each packet costs the switch two system calls.
 const hostMTU = 32768
 
-// NewNetwork makes an empty network, which ends with the test. What lossy lines do follows from the seed.
+// NewNetwork makes an empty network, which ends with the test; the package's TestMain must be Main. What lossy lines do follows from the seed.
 func NewNetwork(t testing.TB, seed uint64) *Network {
-	n := &Network{t: t, lines: map[[2]int]Line{}, seed: seed}
+	t.Helper()
+	n := &Network{t: t, lines: map[[2]int]Line{}, seed: seed, launcher: newLauncher(t)}
 	t.Cleanup(n.close)
 	return n
 }
@@ -190,27 +192,6 @@ func (n *Network) close() {
 		_ = h.device.Close()
 		_ = h.namespace.Close()
 	}
-}
-
-// do calls f on a thread in the host's namespace; what f starts runs in it. A nil host is the test's own.
-func (h *Host) do(f func() error) error {
-	if h == nil {
-		return f()
-	}
-	return onThread(func() error {
-		if err := h.enter(); err != nil {
-			return err
-		}
-		return f()
-	})
-}
-
-// enter takes the calling thread, which must be locked, into the host's namespace for good.
-func (h *Host) enter() error {
-	if h == nil {
-		return nil
-	}
-	return os.NewSyscallError("setns", unix.Setns(int(h.namespace.Fd()), unix.CLONE_NEWNET))
 }
 
 // onThread calls f on a thread of its own, which ends with f.

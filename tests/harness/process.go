@@ -13,18 +13,14 @@ import (
 
 // Process is a child process whose output goes to a log file.
 type Process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
+	pid    int
+	signal func(syscall.Signal)
+	done   chan struct{}
+	code   int // set when done
 }
 
 // StartProcess runs path with args; it dies with the test process.
 func StartProcess(t testing.TB, log, path string, args ...string) *Process {
-	t.Helper()
-	return startOn(t, nil, log, path, args...)
-}
-
-// startOn is StartProcess on a host of a network; nil is the test's own.
-func startOn(t testing.TB, host *Host, log, path string, args ...string) *Process {
 	t.Helper()
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -34,31 +30,44 @@ func startOn(t testing.TB, host *Host, log, path string, args ...string) *Proces
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p := &Process{cmd: cmd, done: make(chan struct{})}
+	p := &Process{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig comes when the thread that started the process ends
-		err := host.enter()
-		if err == nil {
-			err = cmd.Start()
-		}
+		err := cmd.Start()
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
+			p.code = cmd.ProcessState.ExitCode()
 		}
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
+	p.pid = cmd.Process.Pid
+	p.signal = func(s syscall.Signal) { _ = cmd.Process.Signal(s) }
+	return p
+}
+
+// startOn is StartProcess on a host of a network; nil is the test's own.
+func startOn(t testing.TB, host *Host, log, path string, args ...string) *Process {
+	t.Helper()
+	if host == nil {
+		return StartProcess(t, log, path, args...)
+	}
+	p, err := host.net.launcher.start(host, launchRequest{Path: path, Args: args, Out: log, Err: log})
+	if err != nil {
+		t.Fatalf("starting %s on host %s: %v", path, host.Name, err)
+	}
 	return p
 }
 
 // PID is the process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.pid }
 
 // Signal sends a signal.
-func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+func (p *Process) Signal(s syscall.Signal) { p.signal(s) }
 
 // Exited reports whether the process has ended.
 func (p *Process) Exited() bool {
@@ -81,17 +90,17 @@ func (p *Process) Wait(d time.Duration) bool {
 }
 
 // ExitCode is the exit code of an ended process.
-func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
+func (p *Process) ExitCode() int { return p.code }
 
 // Kill ends the process with SIGKILL and waits for it.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill()
+	p.signal(syscall.SIGKILL)
 	<-p.done
 }
 
 // Stop asks the process to end (SIGTERM), and kills it after 20 s.
 func (p *Process) Stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	p.signal(syscall.SIGTERM)
 	if !p.Wait(20 * time.Second) {
 		p.Kill()
 	}

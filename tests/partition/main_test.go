@@ -1,0 +1,9 @@
+package partition
+
+import (
+	"testing"
+
+	"dfs/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
