@@ -125,6 +125,16 @@ func TestVerdicts(t *testing.T) {
 			did(h, Input{Kind: Rename, Text: "b", To: "a"}, ok)
 			did(h, Input{Kind: Readlink, To: "b"}, Output{Value: 7})
 		}},
+		"a rename of what never was": {Names(), false, func(h *History) {
+			did(h, Input{Kind: Rename, Text: "b", To: "a"}, ok)
+		}},
+		"a rename that another mount did": {Names(), true, func(h *History) {
+			did(h, Input{Kind: Symlink, To: "b", Value: 7}, ok)
+			x, y := h.Begin(0, Input{Kind: Rename, Text: "b", To: "a"}), h.Begin(1, Input{Kind: Rename, Text: "b", To: "a"})
+			x.Done(ok)
+			y.Done(ok)
+			did(h, Input{Kind: Readlink, To: "a"}, Output{Value: 7})
+		}},
 		"an unknown rename": {Names(), true, func(h *History) {
 			did(h, Input{Kind: Symlink, To: "b", Value: 7}, ok)
 			h.Begin(0, Input{Kind: Rename, Text: "b", To: "a"}).Unknown()
