@@ -109,3 +109,20 @@ func TestRevokeDropsBlocks(t *testing.T) {
 		t.Errorf("reads old bytes %q", got[:10])
 	}
 }
+
+// TestRevokeDropsWrittenPages: what was written, and never read, stands in the kernel's page cache, too.
+func TestRevokeDropsWrittenPages(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	drops := 0
+	a, b := w.mount(Options{Invalidator: &hook{f: func() { drops++ }}}), w.mount(Options{})
+	_, ha := a.create(RootIno, "f")
+	hb := h0(t, b, "f")
+	for range 3 {
+		a.write(ha, "a", 0)
+		before := drops
+		b.write(hb, "b", 0)
+		if drops == before {
+			t.Fatal("another server wrote, and the pages of this one's write were not dropped")
+		}
+	}
+}

@@ -77,6 +77,7 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 	}
 	defer ss.unlockSingle(l)
 	n := l.n
+	n.kernelPages.Store(true) // of a write through the page cache they stay there, without a read
 	in, err := ss.load(ctx, n)
 	if err != nil {
 		return 0, err

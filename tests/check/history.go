@@ -178,7 +178,7 @@ func (h *History) Check(m Model, limit time.Duration) Result {
 // describe lists the shortest beginning of the operations, by their return, that no order explains, and how they were called.
 func (h *History) describe(m Model, key string, ops []porcupine.Operation) string {
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
-	short := ops
+	short, after := ops, []porcupine.Operation(nil)
 	for n := range ops { // those that had not returned by then are of unknown outcome for the beginning
 		begin := slices.Clone(ops[:n+1])
 		for _, o := range ops[n+1:] {
@@ -190,7 +190,7 @@ func (h *History) describe(m Model, key string, ops []porcupine.Operation) strin
 			}
 		}
 		if porcupine.CheckOperationsTimeout(m.model(), begin, time.Second) == porcupine.Illegal {
-			short = begin
+			short, after = begin, slices.Clone(ops[n+1:min(len(ops), n+13)])
 			break
 		}
 	}
@@ -200,7 +200,10 @@ func (h *History) describe(m Model, key string, ops []porcupine.Operation) strin
 		fmt.Fprintf(&b, "(%d earlier ones)\n", skip)
 		short = short[skip:]
 	}
-	for _, o := range short {
+	for i, o := range append(short, after...) {
+		if i == len(short) {
+			b.WriteString("and then:\n")
+		}
 		in, out := o.Input.(Input), o.Output.(Output)
 		fmt.Fprintf(&b, "%6d…%-6d client %d: %v %s %s", o.Call, o.Return, o.ClientId, in.Kind, in.Text, in.To)
 		if in.Value != 0 {
