@@ -141,6 +141,9 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		}
 		used = true
 		n := p.of(ino)
+		if !k.tmpfile {
+			n.met(entryAt{k.dir, k.name})
+		}
 		n.kernelPages.Store(false)
 		n.kernelNames.Store(false)
 		m.e = ss.entryOf(&p, n, in)

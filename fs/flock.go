@@ -46,16 +46,38 @@ func (s *Server) SetLock(ctx context.Context, id Handle, l FileLock, wait bool) 
 			bctx, cancel = ss.bound(ctx)
 		}
 		defer cancel()
-		if l.Type != LockUnlock {
-			h.mu.Lock()
-			h.locked = true
-			if o := (lockOwner{l.Owner, l.Flock}); !slices.Contains(h.owners, o) {
-				h.owners = append(h.owners, o)
-			}
-			h.mu.Unlock()
+		err := ss.be.Clerk.FileLock(bctx, lockserver.LockID(h.ino), clusterLock(l), wait)
+		if err != nil {
+			return ss.waited(ctx, err, "setting a file lock")
 		}
-		return ss.waited(ctx, ss.be.Clerk.FileLock(bctx, lockserver.LockID(h.ino), clusterLock(l), wait), "setting a file lock")
+		owner := lockOwner{l.Owner, l.Flock}
+		switch all := l.Flock || l.Start == 0 && l.End >= 1<<63-1; {
+		case l.Type != LockUnlock:
+			h.addOwner(owner)
+			if ss.lost.Load() { // it may have been too late to be told of the end
+				h.dropOwner(owner)
+				return errors.Of(errors.KindSessionEnded)
+			}
+		case all:
+			h.dropOwner(owner)
+		}
+		return nil
 	})
+}
+
+// addOwner notes that o may hold a lock set through h.
+func (h *handle) addOwner(o lockOwner) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Contains(h.owners, o) {
+		h.owners = append(h.owners, o)
+	}
+}
+
+func (h *handle) dropOwner(o lockOwner) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.owners = slices.DeleteFunc(h.owners, func(other lockOwner) bool { return other == o })
 }
 
 func (s *Server) lockHandle(id Handle, l FileLock) (*handle, error) {
@@ -71,9 +93,7 @@ func (s *Server) lockHandle(id Handle, l FileLock) (*handle, error) {
 
 // dropPosix lets go the POSIX locks of owner at a close(2), through whichever descriptor of the file they were set.
 func (s *Server) dropPosix(h *handle, owner uint64) {
-	h.mu.Lock()
-	h.owners = slices.DeleteFunc(h.owners, func(o lockOwner) bool { return o == lockOwner{owner, false} })
-	h.mu.Unlock()
+	h.dropOwner(lockOwner{owner, false})
 	if ss := s.cur.Load(); ss != nil {
 		ss.be.Clerk.ReleaseFileLocks(lockserver.LockID(h.ino), owner, false)
 	}

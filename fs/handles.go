@@ -25,12 +25,12 @@ type handle struct {
 	ss   *session // whose node is n
 	n    *node    // referenced while ss is the session
 	lost error    // reported once: dirty data of the file was lost
+	at   *entryAt // of the node of a session that ended
 	ra   readAhead
-	// locked: a file lock was set through it. broken: that lock was lost with its session, so everything fails.
-	locked, broken bool
 	// owners are those that set a lock through it and may hold it still: flocks and open file description locks
 	// go with the handle.
 	owners []lockOwner
+	broken bool // such a lock was lost with its session, so everything fails
 }
 
 // lockOwner is an owner of POSIX locks or of a flock.
@@ -73,6 +73,9 @@ func (h *handle) hold(ss *session) {
 		return
 	}
 	h.ss, h.n = ss, ss.node(h.ino)
+	if h.at != nil {
+		h.n.at.CompareAndSwap(nil, h.at)
+	}
 }
 
 // handleTable holds the open handles and counts them by inode.

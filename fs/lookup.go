@@ -88,7 +88,7 @@ func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name strin
 	if child == dir {
 		return ss.entryOf(&p, n, n.in.Load()), false, ss.answer(ctx, false)
 	}
-	if e, ok, err := ss.childHeld(ctx, child); ok || err != nil {
+	if e, ok, err := ss.childHeld(ctx, entryAt{dir, name}, child); ok || err != nil {
 		e.NameCacheable = ss.nameCacheable(&p, n)
 		if err == nil {
 			err = ss.answer(ctx, false)
@@ -134,7 +134,7 @@ func (ss *session) nameCacheable(p *pins, dir *node) bool {
 }
 
 // childHeld answers about an inode whose lock is held already and free to use.
-func (ss *session) childHeld(ctx context.Context, ino uint64) (e Entry, ok bool, err error) {
+func (ss *session) childHeld(ctx context.Context, at entryAt, ino uint64) (e Entry, ok bool, err error) {
 	id := lockserver.LockID(ino)
 	if !ss.be.Clerk.TryAcquire(lockserver.Request{ID: id, Mode: lockserver.Shared}) {
 		return e, false, nil
@@ -142,6 +142,7 @@ func (ss *session) childHeld(ctx context.Context, ino uint64) (e Entry, ok bool,
 	defer ss.be.Clerk.Unpin(id)
 	n := ss.node(ino)
 	defer ss.put(n)
+	n.met(at)
 	n.rv.note(lockserver.Shared)
 	// The ilock of a child below the directory is out of order: it is not waited for.
 	if !n.lk.tryLock(false) {
@@ -192,7 +193,7 @@ func (ss *session) lookupLoose(ctx context.Context, dir, child uint64, name stri
 		var p pins
 		defer p.unlock()
 		defer ss.be.Clerk.Unpin(req.ID)
-		if e, ok, err := ss.childHeld(ctx, child); ok {
+		if e, ok, err := ss.childHeld(ctx, entryAt{dir, name}, child); ok {
 			return e, false, ss.answer(ctx, false)
 		} else if errors.Is(err, errors.KindStale) {
 			return e, true, nil

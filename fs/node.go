@@ -33,6 +33,8 @@ type node struct {
 	// What the kernel may have of it since the last revoke.
 	kernelPages, kernelNames, kernelAttr atomic.Bool
 	atimeTried                           atomic.Int64 // unix seconds of the last relatime attempt
+
+	at atomic.Pointer[entryAt] // the name under which it was met last, for messages
 }
 
 func (n *node) id() lockserver.LockID { return lockserver.LockID(n.ino) }

@@ -58,7 +58,7 @@ func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, p
 	out := batch[:0]
 	for _, e := range batch {
 		if e.Name != "." && e.Name != ".." {
-			ent, err := ss.plusEntry(ctx, uint64(e.Ino), dirIndex, h.check)
+			ent, err := ss.plusEntry(ctx, entryAt{h.ino, e.Name}, uint64(e.Ino), dirIndex, h.check)
 			switch {
 			case errors.Is(err, errors.KindStale):
 				// Removed meanwhile: without attributes the kernel looks it up for itself.
@@ -234,8 +234,8 @@ func (ss *session) loadMany(ctx context.Context, batch []DirEntry, dirIndex uint
 
 // plusEntry is the entry of one child. A kernel gets attributes that may be old, and may not be kept, where the child's lock is not
 // to be had at once (see Lookup); strict waits for it, with nothing else held.
-func (ss *session) plusEntry(ctx context.Context, ino, dirIndex uint64, strict bool) (e Entry, err error) {
-	if e, ok, err := ss.childHeld(ctx, ino); ok || err != nil {
+func (ss *session) plusEntry(ctx context.Context, at entryAt, ino, dirIndex uint64, strict bool) (e Entry, err error) {
+	if e, ok, err := ss.childHeld(ctx, at, ino); ok || err != nil {
 		return e, err
 	}
 	if strict {

@@ -97,6 +97,10 @@ func (ss *session) renameOnce(ctx context.Context, r *renaming) (again bool, err
 	if err := t.commit(ctx); err != nil {
 		return false, err
 	}
+	r.cn.met(entryAt{r.newDir, r.newName})
+	if r.exch {
+		r.vn.met(entryAt{r.dir, r.name})
+	}
 	ss.s.known.note(t, r.victim)
 	if later {
 		ss.reapLater(r.victim)

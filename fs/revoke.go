@@ -312,9 +312,7 @@ func (s *Server) SessionEnded(cause error) {
 	lost := ss.lostInodes()
 	s.handles.each(func(h *handle) { h.sessionLost(ss, lost[h.ino]) })
 	s.log.Error("the session with the cluster was ended: its caches are void, unsaved changes are lost", "cause", cause, "files", len(lost))
-	for ino := range lost {
-		s.log.Warn("unsaved changes of an inode are lost", "inode", ino)
-	}
+	ss.tellLost(lost)
 	ss.voidKernel()
 	if f := s.opts.SessionEnded; f != nil {
 		go f(cause)
@@ -328,22 +326,15 @@ func orUnknown(err error) error {
 	return err
 }
 
-// lostInodes are those with changes that were not durable.
-func (ss *session) lostInodes() map[uint64]bool {
-	durable := uint64(ss.be.Log.Durable())
-	t := &ss.nodes
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	lost := map[uint64]bool{}
-	for ino, n := range t.nodes {
-		if n.lastGen.Load() > durable {
-			lost[ino] = true
-		}
+// VoidKernel implements KernelVoider.
+func (s *Server) VoidKernel() {
+	if ss := s.cur.Load(); ss != nil {
+		ss.voidKernel()
 	}
-	return lost
 }
 
 // voidKernel drops what the kernel has of this session, in the background: it may wait for requests that wait for the next session.
+// Attributes never wait, and no read(2) is answered from pages without them: they go first.
 func (ss *session) voidKernel() {
 	inv := ss.s.opts.Invalidator
 	if inv == nil {
@@ -359,6 +350,8 @@ func (ss *session) voidKernel() {
 	go func() {
 		for _, n := range nodes {
 			inv.DropAttr(Ino(n.ino))
+		}
+		for _, n := range nodes {
 			if n.kernelPages.Load() {
 				inv.DropData(Ino(n.ino), 0, 0)
 			}
@@ -376,8 +369,11 @@ func (h *handle) sessionLost(ss *session, dirty bool) {
 	if dirty {
 		h.lost = errors.New(errors.KindIO, "data written to this file before the session with the cluster ended is lost: write it again")
 	}
-	if h.locked {
+	if len(h.owners) > 0 {
 		h.broken = true
+	}
+	if h.n != nil {
+		h.at = h.n.at.Load()
 	}
 	h.ss, h.n = nil, nil
 }

@@ -17,6 +17,7 @@ import (
 var (
 	_ FileSystem        = (*Server)(nil)
 	_ lockserver.Holder = (*Server)(nil)
+	_ KernelVoider      = (*Server)(nil)
 )
 
 // Backend is what a Server works on for one session: a store and a clerk bound to the

@@ -200,3 +200,7 @@ type Invalidator interface {
 
 // Knower is an Invalidator that can tell whether its kernel has an inode ino.
 type Knower interface{ Knows(ino Ino) bool }
+
+// KernelVoider is a FileSystem that can have its Invalidator drop all that a kernel may have been told. VoidKernel returns at once
+// and goes on in the background. It is called when the machine was suspended: the lease went on, the kernel's timeouts did not.
+type KernelVoider interface{ VoidKernel() }

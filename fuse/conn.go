@@ -33,8 +33,10 @@ type conn struct {
 	mu       sync.Mutex
 	inflight map[*inflight]struct{}
 
-	looked atomic.Int64 // when the watcher last looked, by clock; 0: not running
-	born   time.Time    // the clock's zero
+	boot   func() time.Duration // CLOCK_BOOTTIME
+	looked atomic.Int64         // when the watcher last looked, by boot; 0: not running
+	ran    atomic.Int64         // the same, as time since born: by a clock that stands still while the machine is suspended
+	born   time.Time
 }
 
 var (
@@ -58,13 +60,13 @@ type inflight struct {
 }
 
 func newConn(fsys fs.FileSystem, n *notifier, opt Options) *conn {
-	return &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, born: time.Now()}
+	return &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
 }
 
 // begin makes the context and caller of a request; end must follow.
 func (c *conn) begin(cancel <-chan struct{}, h *gofuse.InHeader, op string) *inflight {
 	now := time.Now()
-	c.lookForSleep(now)
+	c.lookForSleep()
 	r := &inflight{op: op, ino: h.NodeId, since: now, mark: c.names.begin()}
 	r.request.Context, r.request.cancel, r.request.pid = backgroundContext, cancel, h.Pid
 	r.anySignal = op == opLockWait

@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dfs/fs"
 	"dfs/internal/errors"
@@ -79,7 +82,7 @@ func (f *fakeFS) revoke(drop func()) {
 
 func mountFake(t *testing.T, f *fakeFS) *Mount { return mountFakeWith(t, f, Options{}) }
 
-func mountFakeWith(t *testing.T, f *fakeFS, o Options) *Mount {
+func mountFakeWith(t *testing.T, f fs.FileSystem, o Options) *Mount {
 	t.Helper()
 	o.Source, o.Logger = "fake", slog.New(slog.DiscardHandler)
 	m, err := New(t.TempDir(), f, o)
@@ -193,12 +196,76 @@ func TestAwake(t *testing.T) {
 	if st := lstat(t, path); st.Size == 77 {
 		t.Fatal("nothing was cached: this test shows nothing")
 	}
-	m.conn.looked.Store(int64(time.Since(m.conn.born) - 5*time.Second)) // as if the watcher had not run for so long
+	m.conn.ran.Add(-int64(5 * time.Second)) // as if the watcher had not run for so long
+	m.conn.looked.Add(-int64(5 * time.Second))
 	if _, err := os.Lstat(filepath.Join(m.Dir(), "another")); !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	if st := lstat(t, path); st.Size != 77 {
 		t.Errorf("size %d is taken from the time before the stop", st.Size)
+	}
+}
+
+// suspendedFS is a file system that remembers that all that its kernel was told was to be dropped.
+type suspendedFS struct {
+	*fakeFS
+	voided atomic.Int32
+}
+
+func (f *suspendedFS) VoidKernel()              { f.voided.Add(1) }
+func (f *suspendedFS) LeaseLeft() time.Duration { return time.Hour } // nothing runs out by itself
+
+// TestSuspended: while a machine is suspended the lease runs on and the kernel's timeouts do not. On waking everything is dropped that
+// the kernel was told, however long ago; a clock that stands still meanwhile does not hide it.
+func TestSuspended(t *testing.T) {
+	var jumped atomic.Int64
+	f := &suspendedFS{fakeFS: &fakeFS{}}
+	m := mountFakeWith(t, f, Options{clock: func() time.Duration { return bootTime() + time.Duration(jumped.Load()) }})
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	until("the watcher does not run", func() bool { return m.conn.looked.Load() != 0 })
+	old, err := unix.Open(filepath.Join(m.Dir(), "5"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(old)
+	fstat := func() int64 {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(old, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Size
+	}
+	fstat()
+	m.conn.names.mu.Lock() // it was told long ago
+	for i := range m.conn.names.recent {
+		m.conn.names.recent[i].at = m.conn.names.recent[i].at.Add(-5 * time.Second)
+	}
+	m.conn.names.mu.Unlock()
+	f.mu.Lock()
+	f.version = 77 // behind the kernel's back
+	f.mu.Unlock()
+	if fstat() == 77 {
+		t.Fatal("nothing was cached: this test shows nothing")
+	}
+	jumped.Store(int64(9 * time.Hour))
+	until("what an open file's kernel was told 5 s before the night is shown after it", func() bool { return fstat() == 77 })
+	if n := f.voided.Load(); n != 1 {
+		t.Errorf("the file system was told %d times that its kernel knows old things", n)
+	}
+	m.conn.ran.Add(-int64(5 * time.Second)) // a stop is no suspension: the kernel's timeouts went on
+	m.conn.looked.Add(-int64(5 * time.Second))
+	if _, err := os.Lstat(filepath.Join(m.Dir(), "another")); !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if n := f.voided.Load(); n != 1 {
+		t.Error("a stop was taken for a suspension")
 	}
 }
 

@@ -54,6 +54,8 @@ type Options struct {
 	StuckAfter time.Duration
 	// Trace logs every request.
 	Trace bool
+	// clock tells CLOCK_BOOTTIME; nil is the kernel's.
+	clock func() time.Duration
 
 	Logger *slog.Logger
 }
@@ -81,6 +83,9 @@ type Mount struct {
 func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.Default()
+	}
+	if opt.clock == nil {
+		opt.clock = bootTime
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {

@@ -189,6 +189,17 @@ func (l *ledger) handedAt(ino uint64) time.Time {
 	return at
 }
 
+// eachDir calls f for each directory of which a kernel may hold names.
+func (l *ledger) eachDir(f func(dir uint64)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for dir, d := range l.dirs {
+		if len(d.until) > 0 {
+			f(dir)
+		}
+	}
+}
+
 // since returns what was handed out at or after t.
 func (l *ledger) since(t time.Time) (inos, dirs map[uint64]bool) {
 	l.mu.Lock()

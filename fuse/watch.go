@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dfs/fs"
 )
 
 // backgroundContext is the root of every request's context.
@@ -28,19 +30,15 @@ func bootTime() time.Duration {
 func (c *conn) watch(ctx context.Context, abort func()) {
 	tick := time.NewTicker(watchTick)
 	defer tick.Stop()
-	last, aborted := bootTime(), false
-	for n := 1; ; n++ {
-		c.looked.Store(int64(time.Since(c.born)))
+	c.look()
+	for n, aborted := 1, false; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := bootTime()
-		if gap := now - last; gap > asleepAfter {
-			c.awake(gap)
-		}
-		last = now
+		c.lookForSleep()
+		c.look()
 		c.interrupts()
 		if n%64 == 0 {
 			c.names.sweep(time.Now())
@@ -52,22 +50,42 @@ func (c *conn) watch(ctx context.Context, abort func()) {
 	}
 }
 
-// lookForSleep is called as a request begins: after a stop it is answered only when what was
+// look notes that something runs now.
+func (c *conn) look() {
+	c.ran.Store(int64(time.Since(c.born)))
+	c.looked.Store(int64(c.boot()))
+}
+
+// lookForSleep is called by the watcher, and as a request begins: after a stop that is answered only when what was
 // answered before the stop has been dropped, even if the watcher has not run yet.
-func (c *conn) lookForSleep(now time.Time) {
-	looked := c.looked.Load()
-	gap := now.Sub(c.born) - time.Duration(looked)
-	if looked != 0 && gap > asleepAfter && c.looked.CompareAndSwap(looked, int64(now.Sub(c.born))) {
-		c.awake(gap)
+func (c *conn) lookForSleep() {
+	looked, now := c.looked.Load(), c.boot()
+	gap := now - time.Duration(looked)
+	if looked == 0 || gap <= asleepAfter {
+		return
+	}
+	ran := time.Since(c.born) - time.Duration(c.ran.Load())
+	if c.looked.CompareAndSwap(looked, int64(now)) {
+		c.awake(gap, gap-ran > asleepAfter/2)
 	}
 }
 
 // awake is called after a time of at least gap during which nothing ran. The kernel counts a timeout from the arrival of the
 // reply, so replies written now, but computed before, may carry validity that the lease no longer backs: what they may have named is
-// dropped now, and again when they have arrived.
-func (c *conn) awake(gap time.Duration) {
-	c.log.Warn("fuse: this process did not run for a while; what the kernel was told last is dropped", "for", gap.Round(time.Millisecond))
-	inos, dirs := c.names.since(time.Now().Add(-gap - asleepAfter))
+// dropped now, and again when they have arrived. If the machine was suspended, the kernel's timeouts stood still while the lease ran
+// on: all that it was ever told is dropped.
+func (c *conn) awake(gap time.Duration, suspended bool) {
+	c.log.Warn("fuse: this process did not run for a while; what the kernel was told last is dropped", "for", gap.Round(time.Millisecond), "suspended", suspended)
+	var inos, dirs map[uint64]bool
+	if suspended {
+		inos, dirs = c.names.since(time.Time{})
+		c.names.eachDir(func(dir uint64) { dirs[dir] = true })
+		if v, ok := c.fs.(fs.KernelVoider); ok {
+			v.VoidKernel() // the ledger remembers names, but not all attributes
+		}
+	} else {
+		inos, dirs = c.names.since(time.Now().Add(-gap - asleepAfter))
+	}
 	names := map[uint64][]string{}
 	for dir := range dirs {
 		names[dir] = c.names.take(dir).names

@@ -31,8 +31,8 @@ func TestPausedMount(t *testing.T) {
 			return
 		}
 	}
-	if log, err := os.ReadFile(a.Log); err != nil || !strings.Contains(string(log), "unsaved changes of an inode are lost") {
-		t.Errorf("the log of the mount that lost data does not name it (%v)", err)
+	if log, err := os.ReadFile(a.Log); err != nil || !strings.Contains(string(log), `msg="unsaved changes of a file are lost" file="/round0/dirty (inode `) {
+		t.Errorf("the log of the mount that lost data does not name the file (%v)", err)
 	}
 	a.Unmount()
 	b.Unmount()
@@ -58,6 +58,11 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 		_ = statText(a.Path(dir, "absent"))
 		_ = statText(a.Path(dir, "f"))
 	}
+	locked, err := os.OpenFile(a.Path(dir, "locked"), os.O_CREATE|os.O_RDWR, 0o666)
+	must(t, err)
+	defer locked.Close()
+	must(t, unix.Flock(int(locked.Fd()), unix.LOCK_EX))
+	must(t, locked.Sync())
 	lostSomething := false
 	if _, err := f.WriteAt([]byte("volatil"), 0); err != nil {
 		t.Fatal(err)
@@ -77,6 +82,10 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	must(t, err)
 	lostSomething = string(data) == "durable"
 	must(t, os.WriteFile(b.Path(dir, "other"), nil, 0o666))
+	theirs, err := os.OpenFile(b.Path(dir, "locked"), os.O_RDWR, 0)
+	must(t, err)
+	defer theirs.Close()
+	must(t, unix.Flock(int(theirs.Fd()), unix.LOCK_EX|unix.LOCK_NB)) // free with the lease
 
 	// With the process stopped still: either nothing is answered, or the new.
 	type answer struct{ what, got string }
@@ -104,6 +113,7 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 			break
 		}
 	}
+	time.Sleep(time.Until(began.Add(2 * pausedLease))) // a long pause is no other than a short one
 	a.Process().Signal(syscall.SIGCONT)
 	woken := time.Now()
 	for ; n < 3; n++ {
@@ -126,6 +136,7 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 			t.Errorf("descriptor %d: the second fsync says %v", i, err)
 		}
 	}
+	checkLostLock(t, locked)
 	if _, err := f.WriteAt([]byte("again!!"), 0); err != nil {
 		t.Errorf("a write after the loss: %v", err)
 	}
@@ -135,6 +146,22 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	must(t, os.WriteFile(a.Path(dir, "healed"), nil, 0o666))
 	if _, err := os.Stat(b.Path(dir, "healed")); err != nil {
 		t.Error(err)
+	}
+}
+
+// checkLostLock uses a descriptor through which a lock was held that another mount has now: everything fails, again and again.
+func checkLostLock(t *testing.T, f *os.File) {
+	t.Helper()
+	for range 2 {
+		if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, unix.EIO) {
+			t.Errorf("a write through a descriptor that lost its lock: %v, want EIO", err)
+		}
+		if err := f.Sync(); !errors.Is(err, unix.EIO) {
+			t.Errorf("fsync of a descriptor that lost its lock: %v, want EIO", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EIO) {
+			t.Errorf("flock through a descriptor that lost its lock: %v, want EIO", err)
+		}
 	}
 }
 
