@@ -13,8 +13,18 @@ import (
 // fault is something that the nemesis does. begin does it to whom r says, and tells how to heal it and what was done.
 type fault struct {
 	counted string // under which name it is added up
+	order   int    // when it is healed
+	alone   bool   // it needs the rest of the cluster
 	begin   func(w *world, r *rand.Rand) (heal func(), what string)
 }
+
+// What is healed first, then, and last: a node starts where the network is whole, a mount where the nodes run.
+const (
+	orderFirst = iota
+	orderNodes
+	orderMounts
+	orders
+)
 
 // cuts are faults of the network.
 func cuts() []fault {
@@ -22,21 +32,24 @@ func cuts() []fault {
 	for _, begin := range []func(w *world, r *rand.Rand) (func(), string){
 		cutHalves, cutBridge, cutOneWay, cutLeaderFromNodes, cutLeaderFromAll, cutMountFromLeader, cutMount, badNetwork,
 	} {
-		all = append(all, fault{"cuts", begin})
+		all = append(all, fault{"cuts", orderFirst, false, begin})
 	}
 	return all
 }
 
-// leader is the leader's host and those of the other nodes.
-func (w *world) leader() (leader *harness.Node, others []*harness.Node) {
-	leader = w.c.WaitLeader()
+// look finds out who leads.
+func (w *world) look() {
+	w.t.Helper()
+	w.lead, w.others = w.c.WaitLeader(), nil
 	for _, n := range w.c.Nodes {
-		if n != leader {
-			others = append(others, n)
+		if n != w.lead {
+			w.others = append(w.others, n)
 		}
 	}
-	return leader, others
 }
+
+// leader is the leader as it was when the faults began, and the others.
+func (w *world) leader() (leader *harness.Node, others []*harness.Node) { return w.lead, w.others }
 
 func hosts(nodes []*harness.Node) (list []*harness.Host) {
 	for _, n := range nodes {
@@ -148,7 +161,10 @@ func badNetwork(w *world, r *rand.Rand) (func(), string) {
 
 // pauses stop processes and let them go on.
 func pauses() []fault {
-	return []fault{{"leader pauses", pauseLeader}, {"leader pauses", pauseLeader}, {"follower pauses", pauseFollower}, {"mount pauses", pauseMount}, {"mount pauses", pauseMounts}}
+	return []fault{
+		{"leader pauses", orderFirst, false, pauseLeader}, {"leader pauses", orderFirst, false, pauseLeader}, {"follower pauses", orderFirst, false, pauseFollower},
+		{"mount pauses", orderFirst, false, pauseMount}, {"mount pauses", orderFirst, false, pauseMounts},
+	}
 }
 
 func pause(p *harness.Process) (heal func()) {
@@ -182,7 +198,10 @@ func pauseMounts(w *world, r *rand.Rand) (func(), string) {
 
 // kills end processes with SIGKILL.
 func kills() []fault {
-	return []fault{{"kills", killLeader}, {"kills", killFollower}, {"kills", killMount}, {"kills", killAll}, {"rolling restarts", rolling}}
+	return []fault{
+		{"kills", orderNodes, false, killLeader}, {"kills", orderNodes, false, killFollower}, {"kills", orderMounts, false, killMount},
+		{"kills", orderNodes, false, killAll}, {"rolling restarts", orderNodes, true, rolling},
+	}
 }
 
 // up starts the nodes that do not run.

@@ -51,7 +51,7 @@ func durations() []time.Duration {
 func TestNemesis(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 8)
 	w := start(t, seed, true)
-	w.goOn(seed, rounds, 0.5, slices.Concat(cuts(), cuts(), kills(), pauses()), plan{most: 2, repeat: 1, durations: durations()})
+	w.goOn(seed, rounds, 0.5, slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), plan{most: 2, repeat: 1, durations: durations()})
 	w.finish()
 }
 

@@ -33,18 +33,25 @@ type world struct {
 	disks  map[*harness.Node]*disk
 	tally  *tally
 	rounds int
+	added  int // nodes that replaced others
+
+	lead   *harness.Node // the leader as the faults of a round begin
+	others []*harness.Node
 	values atomic.Uint64 // the last that was written anywhere
 }
+
+// serverArgs make checkpoints and cut the log often.
+var serverArgs = []string{"--checkpoint", "8M", "--keep-log", "4M"}
 
 // start starts three nodes and the mounts, all on hosts of their own. With disks each node has a disk of its own.
 func start(t *testing.T, seed uint64, withDisks bool) *world {
 	t.Helper()
 	w := &world{t: t, net: harness.NewNetwork(t, seed), disks: map[*harness.Node]*disk{}, tally: openTally(t)}
-	opt := harness.Options{Network: w.net, Args: []string{"--checkpoint", "8M", "--keep-log", "4M"}}
+	opt := harness.Options{Network: w.net, Args: serverArgs}
 	if withDisks {
 		opt.Prepare = func(c *harness.Cluster) {
 			for _, n := range c.Nodes {
-				w.disks[n] = newDisk(t, n)
+				w.disks[n] = newDisk(t, n.Data)
 			}
 		}
 	}
@@ -94,17 +101,27 @@ func (w *world) round(seed uint64, faults []fault, plan plan) {
 func (w *world) disturb(r *rand.Rand, faults []fault, plan plan) (names []string) {
 	w.t.Helper()
 	for range plan.times(r) {
-		var heal []func()
+		w.look()
+		var begun []fault
+		heal := map[int][]func(){}
 		for range plan.atOnce(r) {
 			f := faults[r.IntN(len(faults))]
+			if f.alone && len(begun) > 0 {
+				continue
+			}
 			undo, what := f.begin(w, r)
-			names = append(names, what)
-			heal = append(heal, undo)
+			begun, names = append(begun, f), append(names, what)
+			heal[f.order] = append(heal[f.order], undo)
 			w.tally.add(f.counted, 1)
+			if f.alone {
+				break
+			}
 		}
 		time.Sleep(plan.length(r))
-		for _, undo := range heal {
-			undo()
+		for order := range orders {
+			for _, undo := range heal[order] {
+				undo()
+			}
 		}
 	}
 	return names
