@@ -34,6 +34,7 @@ type world struct {
 	tally  *tally
 	rounds int
 	added  int // nodes that replaced others
+	open   []*os.File
 
 	lead   *harness.Node // the leader as the faults of a round begin
 	others []*harness.Node
@@ -66,6 +67,9 @@ func start(t *testing.T, seed uint64, withDisks bool) *world {
 // finish unmounts everything, which must succeed, and looks at everything once more.
 func (w *world) finish() {
 	w.t.Helper()
+	for _, f := range w.open {
+		_ = f.Close()
+	}
 	for _, m := range w.mounts {
 		m.Unmount()
 	}
