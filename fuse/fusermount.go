@@ -41,7 +41,7 @@ func fusermount(dir string, opt Options) (int, error) {
 	out, err := cmd.CombinedOutput()
 	_ = remote.Close()
 	if err != nil {
-		return -1, errors.New(errors.KindPermission, "fusermount3 could not mount at %s: %s (%w)", dir, strings.TrimSpace(string(out)), err)
+		return -1, fusermountFailed(dir, strings.TrimSpace(string(out)), err)
 	}
 	fd, err := receiveFD(int(local.Fd()))
 	if err != nil {
@@ -50,13 +50,35 @@ func fusermount(dir string, opt Options) (int, error) {
 	return fd, nil
 }
 
+// fusermountFailed is the error of a fusermount3 that said what, with what to do about it.
+func fusermountFailed(dir, said string, err error) error {
+	kind, hint := errors.KindPermission, ""
+	switch {
+	case strings.Contains(said, "not found"):
+		kind, hint = errors.KindNoDevice, "; "+noFuseHint
+	case strings.Contains(said, "/dev/fuse: Permission denied"):
+		hint = "; users may not open it: as root, chmod 666 /dev/fuse (and in a container pass the device in)"
+	case strings.Contains(said, "no write access"):
+		hint = "; users can mount only on a directory of their own"
+	}
+	return errors.New(kind, "fusermount3 could not mount at %s: %s (%w)%s", dir, said, err, hint)
+}
+
+// noFuseHint says what to do where there is no /dev/fuse.
+const noFuseHint = "load the kernel module (modprobe fuse), or in a container pass the device in (--device /dev/fuse)"
+
+// inUse is the error of unmounting what is in use.
+func inUse(dir string) error {
+	return errors.New(errors.KindBusy, "%s is in use: close what is open there and leave it (see: fuser -vm %s)", dir, dir)
+}
+
 func fusermountPath() (string, error) {
 	for _, name := range []string{"fusermount3", "fusermount"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
 		}
 	}
-	return "", errors.New(errors.KindPermission, "mounting as a user other than root needs fusermount3 (install the package fuse3), or run as root")
+	return "", errors.New(errors.KindPermission, "users other than root need fusermount3 to mount and to unmount: install the package fuse3, or run as root")
 }
 
 // userAllowOther reports whether /etc/fuse.conf lets users pass allow_other.
@@ -104,7 +126,7 @@ func unmount(dir string, lazy bool) error {
 		case nil:
 			return nil
 		case unix.EBUSY:
-			return errors.New(errors.KindBusy, "%s is in use: close what is open there and leave it (see: fuser -vm %s)", dir, dir)
+			return inUse(dir)
 		case unix.EINVAL:
 			return errors.New(errors.KindInvalid, "%s is not mounted", dir)
 		}
@@ -119,11 +141,10 @@ func unmount(dir string, lazy bool) error {
 		args = append(args, "-z")
 	}
 	if out, err := exec.Command(bin, append(args, "--", dir)...).CombinedOutput(); err != nil {
-		kind := errors.KindIO
 		if strings.Contains(string(out), "busy") {
-			kind = errors.KindBusy
+			return inUse(dir)
 		}
-		return errors.New(kind, "unmounting %s: %s", dir, strings.TrimSpace(string(out)))
+		return errors.New(errors.KindIO, "unmounting %s: %s", dir, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

@@ -221,7 +221,7 @@ func openAndMount(dir string, opt Options) (int, error) {
 	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		if err == syscall.ENOENT || err == syscall.ENODEV || err == syscall.ENXIO {
-			return -1, errors.New(errors.KindNoDevice, "no /dev/fuse here (%w): load the kernel module (modprobe fuse), or in a container pass the device in (--device /dev/fuse)", err)
+			return -1, errors.New(errors.KindNoDevice, "no /dev/fuse here (%w): %s", err, noFuseHint)
 		}
 		return -1, errors.New(errors.KindOf(err), "opening /dev/fuse: %w", err)
 	}

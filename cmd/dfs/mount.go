@@ -253,6 +253,9 @@ func mountFile(dir, rootDir, suffix, homeless string) string {
 		return filepath.Join(rootDir, mountFileName(dir, suffix))
 	}
 	home, err := os.UserHomeDir()
+	if err == nil {
+		_, err = os.Stat(home) // some users have one in name only
+	}
 	if err != nil {
 		return homeless
 	}

@@ -50,6 +50,9 @@ func umount(ctx context.Context, dir string, opt umountOptions) error {
 	if stderrors.Is(err, syscall.ENOTCONN) || stderrors.Is(err, syscall.ECONNABORTED) {
 		return fuse.Unmount(dir, true) // its process is dead: nothing is left to flush
 	}
+	if stderrors.Is(err, syscall.EACCES) && !opt.force {
+		return errors.New(errors.KindPermission, "%s is the mount of another user, who keeps others out, root too: unmount it as that user, or with --force as root (what is not flushed yet may be lost)", dir)
+	}
 	if err != nil && !opt.force {
 		return errors.New(errors.KindOf(err), "%s is still mounted: flushing it failed: %w; see `dfs status`, try again, or give up what is not flushed with --force", dir, err)
 	}
