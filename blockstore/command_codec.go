@@ -69,6 +69,19 @@ func commandSum(header, fields []byte) uint32 {
 	return crc32.Update(crc32.Checksum(header[4:8], castagnoli), castagnoli, fields)
 }
 
+// CommandHeadMax is how many bytes of a command StartsCommand needs at most.
+const CommandHeadMax = CommandOverheadMax + NameBytesMax
+
+// StartsCommand tells whether b, the first CommandHeadMax bytes of a log entry's data or all of them, begins with an undamaged
+// head of a command.
+func StartsCommand(b []byte) bool {
+	if len(b) < commandHeaderLen || binary.LittleEndian.Uint32(b) != commandMagic {
+		return false
+	}
+	end := commandHeaderLen + int(binary.LittleEndian.Uint16(b[6:]))
+	return end <= len(b) && commandSum(b, b[commandHeaderLen:end]) == binary.LittleEndian.Uint32(b[8:])
+}
+
 // DecodeCommand decodes b, which holds one command and nothing else. Record
 // aliases b. Errors: KindForeign (no command), KindTooNew (version or kind),
 // KindCorrupt. An entry of the replicated log that fails here stops the node:

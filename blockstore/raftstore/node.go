@@ -271,7 +271,12 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot write the recovered cluster's configuration: %w", err)
 	}
+	if err := n.stores.scanStarts(); err != nil {
+		_ = trans.Close()
+		return nil, err
+	}
 	r, err := raft.NewRaft(conf, fsm{n}, n.stores.log, n.stores.stable, n.stores.snapshots, trans)
+	n.stores.watched.scan.end()
 	if err != nil {
 		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot start raft: %w", err)

@@ -19,7 +19,8 @@ import (
 // stores are Raft's three stores. Log and stable store are guarded: their first failure ends the node.
 type stores struct {
 	log       raft.LogStore
-	entries   *LogStore // under log
+	watched   *watchedLog // is log
+	entries   *LogStore   // under log
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
 	covered   atomic.Uint64            // index up to which the newest snapshot holds everything
@@ -104,7 +105,8 @@ func (n *Node) openStores() (*stores, error) {
 	guard := GuardOptions{Deadline: n.limits.DiskDeadline, Fatal: n.storeFailed}
 	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(bolt, guard)
 	s.disarm = []func(){log.Disarm, stable.Disarm}
-	s.log = &watchedLog{LogStore: log, node: n}
+	s.watched = &watchedLog{LogStore: log, node: n}
+	s.log = s.watched
 	s.stable = &watchedStable{StableStore: stable, node: n}
 	return s, nil
 }
@@ -175,12 +177,16 @@ func (s *stores) noteSnapshot() {
 type watchedLog struct {
 	raft.LogStore
 	node *Node
+	scan startScan
 }
 
 // GetLog reads one entry. Of the last one that the newest snapshot covers, index and term are there even when the log
 // begins behind it: raft compares a leader's entry with the follower's log alone, and would never find where the two
 // part for a follower that has a snapshot and behind it only entries that were never committed.
 func (w *watchedLog) GetLog(index uint64, out *raft.Log) error {
+	if w.scan.take(index) && w.node.stores.entries.commandHead(index, out) {
+		return nil
+	}
 	err := w.LogStore.GetLog(index, out)
 	if edge := w.node.stores.edge.Load(); isLogNotFound(err) && edge != nil && edge.Index == index {
 		*out = *edge
@@ -251,6 +257,19 @@ func (w *watchedStable) SetUint64(key []byte, val uint64) error {
 		return err
 	}
 	return w.late(w.StableStore.SetUint64(key, val))
+}
+
+// scanStarts lets NewRaft, which comes next, look through the log the cheap way.
+func (s *stores) scanStarts() error {
+	first := uint64(1)
+	if edge := s.edge.Load(); edge != nil {
+		first = edge.Index + 1
+	}
+	last, err := s.entries.LastIndex()
+	if err == nil && first <= last {
+		s.watched.scan.begin(first, last)
+	}
+	return err
 }
 
 // lastEntry returns index and term of the log's last entry, zeros if it is empty.

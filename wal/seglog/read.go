@@ -86,6 +86,30 @@ func (l *Log) getFrom(seg *segment, ref entryRef, index uint64, end int64) ([]by
 	return out, nil
 }
 
+// Prefix returns a fresh slice with the first bytes, n at most, of the entry at index, not checked against its checksum: for a caller that
+// can tell by them whether it needs the entry. KindNotExist: not in the log.
+func (l *Log) Prefix(index uint64, n int) ([]byte, error) {
+	if err := l.state(); err != nil {
+		return nil, err
+	}
+	seg, ref, end := l.locate(index)
+	if seg == nil {
+		return nil, notFound(index)
+	}
+	out := make([]byte, min(int64(ref.len), int64(n)))
+	l.rmu.Lock()
+	defer l.rmu.Unlock()
+	if seg.retired {
+		return nil, notFound(index)
+	}
+	src, err := l.readSpan(seg, int64(ref.off), int64(len(out)), end)
+	if err != nil {
+		return nil, errors.New(errors.KindIO, "read entry %d at offset %d of log segment %s: %w", index, ref.off, seg.name, err)
+	}
+	copy(out, src)
+	return out, nil
+}
+
 func notFound(index uint64) error {
 	return errors.New(errors.KindNotExist, "entry %d is not in the log", index)
 }

@@ -2,7 +2,11 @@ package seglog
 
 import "dfs/internal/errors"
 
-const scanWindow = 256 << 10
+// The scan reads ahead where groups are small. Of great groups it needs the heads alone, and reads little with each.
+const (
+	scanWindow      = 256 << 10
+	scanWindowSmall = 4 << 10
+)
 
 // scanner walks the groups of one segment.
 type scanner struct {
@@ -19,8 +23,9 @@ type scanner struct {
 	groups   int
 	badIndex uint64 // of the entry found bad
 
-	data []byte // a piece of the file, from off on
-	off  int64
+	data  []byte // a piece of the file, from off on
+	off   int64
+	great bool // the last group was greater than what is read ahead
 }
 
 func (s *scanner) begin(l *Log, seg *segment, next uint64) {
@@ -33,7 +38,11 @@ func (s *scanner) begin(l *Log, seg *segment, next uint64) {
 func (s *scanner) at(off, n int64) ([]byte, error) {
 	if s.data == nil || off < s.off || off+n > s.off+int64(len(s.data)) {
 		from := alignDown(off)
-		size := min(max(alignUp(off+n)-from, scanWindow), int64(s.seg.segBytes)-from)
+		ahead := int64(scanWindow)
+		if s.great && !s.active && !s.l.opts.VerifyAll {
+			ahead = scanWindowSmall
+		}
+		size := min(max(alignUp(off+n)-from, ahead), int64(s.seg.segBytes)-from)
 		s.data = nil
 		buf, err := s.buf.grow(size)
 		if err != nil {
@@ -115,6 +124,7 @@ func (s *scanner) group() (good bool, at int64, err error) {
 	s.logFirst = g.logFirst
 	seg.chain = g.crc
 	seg.end += g.span()
+	s.great = g.span() >= scanWindow/2
 	return true, 0, nil
 }
 
