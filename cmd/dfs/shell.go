@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"dfs/internal/errors"
 	"dfs/posixclient"
 )
 
@@ -23,9 +26,9 @@ func newShellCommand() *cobra.Command {
 			s := &shell{client: client, out: c.OutOrStdout(), files: map[int]*posixclient.File{}, cwd: "/"}
 			defer s.closeAll()
 			if in, ok := c.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-				return s.interactive(in)
+				return s.interactive(c.Context(), in)
 			}
-			return s.script(c.InOrStdin())
+			return untilStopped(c.Context(), func() error { return s.script(c.InOrStdin()) })
 		})
 }
 
@@ -40,8 +43,43 @@ type shell struct {
 	cwd    string
 }
 
+// untilStopped runs f, which may wait for input, and gives up waiting for it when ctx ends (a signal).
+func untilStopped(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return errors.New(errors.KindInterrupted, "interrupted")
+	}
+}
+
+// keys is what is typed, with Ctrl-C turned into what empties the line and asks anew: a Terminal takes it for the end.
+type keys struct {
+	in   io.Reader
+	left []byte
+}
+
+// clearLine goes to the end of the line (Ctrl-E), removes all before it (Ctrl-U) and ends it.
+const clearLine = "\x05\x15\r"
+
+// Read implements io.Reader.
+func (k *keys) Read(p []byte) (int, error) {
+	if len(k.left) == 0 {
+		n, err := k.in.Read(p)
+		if err != nil {
+			return 0, err
+		}
+		k.left = bytes.ReplaceAll(p[:n], []byte{3}, []byte(clearLine))
+	}
+	n := copy(p, k.left)
+	k.left = k.left[n:]
+	return n, nil
+}
+
 // interactive reads commands from a terminal; errors are shown and it goes on.
-func (s *shell) interactive(in *os.File) error {
+func (s *shell) interactive(ctx context.Context, in *os.File) error {
 	state, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		return err
@@ -50,13 +88,25 @@ func (s *shell) interactive(in *os.File) error {
 	t := term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{in, os.Stdout}, "dfs> ")
+	}{&keys{in: in}, os.Stdout}, "dfs> ")
 	s.out = t
-	s.print("type help for the commands, exit to leave\n")
+	s.print("type help for the commands, exit or Ctrl-D to leave\n")
+	return untilStopped(ctx, func() error { return s.lines(t) })
+}
+
+// lines runs what is typed until its end.
+func (s *shell) lines(t *term.Terminal) error {
 	for {
+		if width, height, err := term.GetSize(int(os.Stdout.Fd())); err == nil && width > 0 {
+			_ = t.SetSize(width, height)
+		}
 		line, err := t.ReadLine()
 		if err == io.EOF {
+			s.print("\n")
 			return nil
+		}
+		if err == term.ErrPasteIndicator {
+			err = nil
 		}
 		if err != nil {
 			return err
