@@ -349,7 +349,7 @@ func TestForeignAndNewerIdentityIsRefused(t *testing.T) {
 		kind     errors.Kind
 	}{
 		{identityMagic, "etcd-node", errors.KindForeign},
-		{`"version": 1`, `"version": 2`, errors.KindTooNew},
+		{`"version": 1`, `"version": 99`, errors.KindTooNew},
 		{`"lives": true`, `"lives": false`, errors.KindCorrupt},
 	} {
 		bad := strings.Replace(string(good), tc.old, tc.new, 1)
