@@ -2,8 +2,9 @@
 // same run, and the bound that docs/performance.md sets for it. It starts clusters of its own with
 // `dfs dev` in temporary directories, and ends and removes them.
 //
-//	go run ./bench -dfs bin/dfs            everything (about five minutes)
-//	go run ./bench -dfs bin/dfs -run sync  one of: untar, sync, bulk, idle, memory, restart
+//	go run ./bench -dfs bin/dfs            everything (about seven minutes)
+//	go run ./bench -dfs bin/dfs -run sync  one of: untar, sync, bulk, idle, memory, restart, and of
+//	                                       several mounts: beside, cached, walk, pingpong, append
 //
 // Every measurement through a mount ends with an fsync of the mount's root, because sync(2) does not reach a
 // FUSE server.
@@ -76,7 +77,8 @@ func run(c config) error {
 	all := []struct {
 		name string
 		run  func(config) ([]result, error)
-	}{{"untar", benchUntar}, {"sync", benchSync}, {"bulk", benchBulk}, {"idle", benchIdle}, {"memory", benchMemory}, {"restart", benchRestart}}
+	}{{"untar", benchUntar}, {"sync", benchSync}, {"bulk", benchBulk}, {"idle", benchIdle}, {"memory", benchMemory}, {"restart", benchRestart},
+		{"beside", benchBeside}, {"cached", benchCached}, {"walk", benchWalk}, {"pingpong", benchPingPong}, {"append", benchAppend}}
 	var lines []result
 	for _, b := range all {
 		if c.only != "" && !slices.Contains(strings.Split(c.only, ","), b.name) {
