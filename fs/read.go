@@ -68,7 +68,8 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 	}
 	n := l.n
 	defer ss.unlockSingle(l)
-	in, err := ss.load(ctx, n)
+	end := (off + uint64(len(dst)) + blockSize - 1) / blockSize
+	in, err := ss.loadAlong(ctx, n, off/blockSize, end-min(off/blockSize, end))
 	if err != nil {
 		return 0, err
 	}

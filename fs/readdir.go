@@ -223,10 +223,7 @@ func (ss *session) loadMany(ctx context.Context, batch []DirEntry, dirIndex uint
 			continue // told by plusEntry, for that entry alone
 		}
 		if n.in.Load() == nil {
-			if in.Blocks == 0 {
-				n.pres.allAbsent()
-			}
-			n.in.Store(in)
+			n.loaded(in)
 		}
 	}
 	return nil

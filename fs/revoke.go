@@ -39,6 +39,7 @@ func (s *Server) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
 	n.rv.noting.Store(true)
 	n.rv.prepared.Store(true)
 	n.rv.beginServing()
+	ss.flushEarly(n)
 	ss.dropKernel(n, to)
 }
 
@@ -192,6 +193,13 @@ func (ss *session) revokeIndex(n *node) uint64 {
 }
 
 func (ss *session) lastIndex() uint64 { return max(ss.be.Store.LastIndex(), ss.be.Log.LastIndex()) }
+
+// flushEarly has what is dirty of n on its way while the kernel's caches are dropped.
+func (ss *session) flushEarly(n *node) {
+	if gen := wal.Gen(n.lastGen.Load()); gen > ss.be.Log.Durable() {
+		ss.spawn(func(ctx context.Context) { _ = ss.be.Log.Flush(ctx, gen) })
+	}
+}
 
 // revokeFlush flushes until it is done or the session is over. It waits for the log alone.
 func (ss *session) revokeFlush(gen wal.Gen) error {

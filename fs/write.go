@@ -78,7 +78,7 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 	defer ss.unlockSingle(l)
 	n := l.n
 	n.kernelPages.Store(true) // of a write through the page cache they stay there, without a read
-	in, err := ss.load(ctx, n)
+	in, err := ss.loadForWrite(ctx, n, data, off, atEnd)
 	if err != nil {
 		return 0, err
 	}
@@ -101,6 +101,7 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 		n.pres.forget()
 	}
 	committed, err := ss.writeSteps(ctx, n, data, off, killPriv)
+	n.tail.Store(off + uint64(len(data)))
 	if err != nil {
 		if committed && isSessionEnd(err) {
 			err = errors.New(errors.KindIO, "the session with the cluster ended during a write: %w", err)
@@ -108,6 +109,19 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 		return 0, err
 	}
 	return off, ss.answer(ctx, true)
+}
+
+// loadForWrite loads the inode, and along with it the block that a small write changes in part: of an append the one in which
+// the last append here ended, and those that others may have filled since.
+func (ss *session) loadForWrite(ctx context.Context, n *node, data []byte, off uint64, atEnd bool) (*layout.Inode, error) {
+	const filledMax = 8
+	switch {
+	case len(data) >= blockSize || len(data) == 0:
+		return ss.load(ctx, n)
+	case atEnd:
+		return ss.loadAlong(ctx, n, n.tail.Load()/blockSize, filledMax)
+	}
+	return ss.loadAlong(ctx, n, off/blockSize, 1)
 }
 
 func (ss *session) writeSteps(ctx context.Context, n *node, data []byte, off uint64, killPriv bool) (committed bool, err error) {

@@ -49,7 +49,7 @@ type ClerkOptions struct {
 	// keeping up ends with KindDeadlock: default 10s.
 	DeadlockAfter time.Duration
 	// MinHold is how long after its grant a lock that is in use when it is asked back is kept, so that a busy
-	// session gets some work done with each hand-over; one that is not in use is given up at once. Default 2ms.
+	// session gets some work done with each hand-over (see linger); one that is not in use is given up at once. Default 10ms.
 	MinHold time.Duration
 	// Clock tells CLOCK_BOOTTIME; nil is the kernel's. (Tests set their own.)
 	Clock  func() time.Duration
@@ -62,7 +62,7 @@ func (o *ClerkOptions) Validate() error {
 	setDefault(&o.SilenceMax, 2*time.Second)
 	setDefault(&o.LocksMax, 200_000)
 	setDefault(&o.DeadlockAfter, 10*time.Second)
-	setDefault(&o.MinHold, 2*time.Millisecond)
+	setDefault(&o.MinHold, 10*time.Millisecond)
 	if o.Clock == nil {
 		o.Clock = bootTime
 	}
@@ -89,7 +89,8 @@ func bootTime() time.Duration {
 // A lock is in one of these states, of which only the first lets pins of its
 // mode through without a message:
 //
-//	held -> (Revoke arrives) preparing: Holder.PrepareRevoke, pins as before
+//	held -> (Revoke arrives) lingering: while it is in use, for a bounded time
+//	     -> preparing: Holder.PrepareRevoke, pins as before
 //	     -> draining: no new pins, until those there are gone
 //	     -> running: Holder.Revoke; pins up to the mode that remains
 //	     -> released: told to the server, or by the next claims
@@ -140,6 +141,7 @@ type clerkTable struct {
 	early  map[LockID]struct{} // given up out of a range that OwnInodes has not told yet
 	floor  uint64
 	evicts int // evictions under way
+	habits map[LockID]habit
 }
 
 // NewClerk makes a clerk with a random token; Start opens the session.
@@ -154,7 +156,7 @@ func NewClerk(t Transport, o ClerkOptions) (*SessionClerk, error) {
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.lease = leaseState{sent: map[uint64]time.Duration{}, changed: make(chan struct{})}
-	c.table.locks, c.table.early = map[LockID]*clerkLock{}, map[LockID]struct{}{}
+	c.table.locks, c.table.early, c.table.habits = map[LockID]*clerkLock{}, map[LockID]struct{}{}, map[LockID]habit{}
 	c.files.init()
 	return c, nil
 }

@@ -16,6 +16,7 @@ type revokeState uint8
 
 const (
 	revokeNone revokeState = iota
+	revokeLingering
 	revokePreparing
 	revokeDraining
 	revokeRunning
@@ -35,7 +36,8 @@ type clerkLock struct {
 	again, // while the revoke ran, more was asked back
 	used bool // pinned since it was looked at for eviction
 	pins     int
-	granted  time.Time // the last grant
+	pinned   uint64    // how often, ever
+	granted  time.Time // when the grant held came; zero: by a range, or by claims
 	number   uint64    // of the grant; 0 implicit
 	minIndex uint64
 	relIndex uint64 // of a release that waits for the claims to be accepted
@@ -117,6 +119,7 @@ func (l *clerkLock) pinnable(mode Mode) bool {
 
 func (l *clerkLock) pin() {
 	l.pins++
+	l.pinned++
 	l.used = true
 }
 
@@ -131,7 +134,7 @@ func (c *SessionClerk) TryAcquire(req Request) bool {
 		}
 		l = c.entryLocked(req.ID)
 	}
-	if c.ended != nil || c.closing || l.revoke != revokeNone || l.mode < req.Mode {
+	if c.ended != nil || c.closing || l.revoke > revokeLingering || l.mode < req.Mode {
 		return false
 	}
 	l.pin()

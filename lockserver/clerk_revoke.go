@@ -16,8 +16,7 @@ func (c *SessionClerk) grantLocked(g Grant) {
 		c.giveLocked(g.ID)
 	}
 	l.mode, l.number, l.minIndex = g.Mode, g.Number, max(l.minIndex, g.MinIndex)
-	l.granted = time.Now()
-	l.elsewhere, l.toldOpen = g.Open, false
+	l.elsewhere, l.toldOpen, l.granted = g.Open, false, time.Now()
 	if l.asked <= g.Mode {
 		l.asked = None
 	}
@@ -59,23 +58,7 @@ func (c *SessionClerk) revokeLocked(r Revoke) {
 	if l.number != r.Number || l.mode <= r.To {
 		return
 	}
-	if left := c.o.MinHold - time.Since(l.granted); left > 0 && l.pins > 0 {
-		c.revokeLater(l, r, left)
-		return
-	}
 	c.startRevokeLocked(l, r.To)
-}
-
-// revokeLater takes the revoke of a lock that is in use when its minimum hold is over.
-func (c *SessionClerk) revokeLater(l *clerkLock, r Revoke, left time.Duration) {
-	epoch := c.epoch
-	time.AfterFunc(left, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.ended == nil && !c.closing && c.epoch == epoch && c.table.locks[r.ID] == l && l.number == r.Number && l.mode > r.To {
-			c.startRevokeLocked(l, r.To)
-		}
-	})
 }
 
 func (c *SessionClerk) startRevokeLocked(l *clerkLock, to Mode) {
@@ -87,15 +70,19 @@ func (c *SessionClerk) startRevokeLocked(l *clerkLock, to Mode) {
 		}
 		return
 	}
-	l.revoke, l.to, l.again = revokePreparing, to, false
+	l.revoke, l.to, l.again = revokeLingering, to, false
 	h := c.holder
 	c.wg.Go(func() { c.giveUp(l, h) })
 }
 
-// giveUp runs one revoke: prepare, drain the pins, have the holder commit and
+// giveUp runs one revoke: linger, prepare, drain the pins, have the holder commit and
 // drop, release.
 func (c *SessionClerk) giveUp(l *clerkLock, h Holder) {
 	c.mu.Lock()
+	if l.revoke == revokeLingering {
+		c.linger(l)
+		l.revoke = revokePreparing
+	}
 	to := l.to
 	c.mu.Unlock()
 	if p, ok := h.(RevokePreparer); ok {

@@ -11,8 +11,8 @@ import (
 
 // TableOptions bounds a Table. Zero fields take the defaults.
 type TableOptions struct {
-	// MinHold is how long a grant is left alone before it is revoked for another. Default 0: the clerk,
-	// which knows whether it is in use, holds it (ClerkOptions.MinHold).
+	// MinHold is how long a grant is left alone before it is revoked for
+	// another: default 0, as a clerk knows better whether the lock is in use.
 	MinHold time.Duration
 	// RevokeTimeout is how long a session may take to answer a revoke before it is
 	// given up: not renewed any more, waited out, fenced. Default 30s.
