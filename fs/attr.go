@@ -89,7 +89,7 @@ func (s *Server) GetAttr(ctx context.Context, c *Caller, ino Ino) (e Entry, err 
 		}
 		defer p.unlock()
 		n := p.of(uint64(ino))
-		in, err := ss.load(ctx, n)
+		in, err := ss.loadLikely(ctx, n)
 		if err != nil {
 			return err
 		}

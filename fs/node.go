@@ -23,9 +23,10 @@ type node struct {
 	// in is the decoded inode as last committed; nil: not loaded. Loaded under lk shared,
 	// changed under lk exclusive. What it points to never changes.
 	in atomic.Pointer[layout.Inode]
-	// inBlocks: when the inode was read last, its bytes stood in blocks; tail: where the last write here ended. Guesses, kept over a revoke.
-	inBlocks atomic.Bool
-	tail     atomic.Uint64
+	// inBlocks: when the inode was read last, its bytes stood in blocks; tail: where the last write here ended; lastRead: see noteRead.
+	// Guesses, kept over a revoke.
+	inBlocks       atomic.Bool
+	tail, lastRead atomic.Uint64
 	// lastGen is the generation of the last record that touched this inode; 0: none in this session.
 	lastGen atomic.Uint64
 	pres    presence

@@ -68,11 +68,12 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 	}
 	n := l.n
 	defer ss.unlockSingle(l)
-	end := (off + uint64(len(dst)) + blockSize - 1) / blockSize
-	in, err := ss.loadAlong(ctx, n, off/blockSize, end-min(off/blockSize, end))
+	first, end := off/blockSize, (off+uint64(len(dst))+blockSize-1)/blockSize
+	in, err := ss.loadAlong(ctx, n, first, end-min(first, end))
 	if err != nil {
 		return 0, err
 	}
+	n.noteRead(first, end-min(first, end))
 	n.kernelPages.Store(true)
 	got, err := ss.readAt(ctx, n, in, dst, off)
 	if err != nil {
