@@ -12,8 +12,12 @@ import (
 	"dfs/wal"
 )
 
-// readDirBatch is how many entries are looked at under one holding of the directory's lock.
-const readDirBatch = 256
+const (
+	// readDirBatch is how many entries are looked at under one holding of the directory's lock, and how many children are fetched at once.
+	readDirBatch = 256
+	// plusStep is how many children are told of at once: about as many as a kernel asks for.
+	plusStep = 32
+)
 
 // ReadDir lists a directory from a cookie on. The entries are collected in batches and
 // yield is called with nothing held.
@@ -27,8 +31,9 @@ func (s *Server) ReadDir(ctx context.Context, id Handle, cookie uint64, plus boo
 	}
 	for {
 		var batch []DirEntry
+		var end bool
 		err := s.do(ctx, func(ss *session) (err error) {
-			batch, err = ss.readDirBatch(ctx, h, cookie, plus)
+			batch, end, err = ss.readDirBatch(ctx, h, cookie, plus)
 			return err
 		})
 		if err != nil {
@@ -40,30 +45,39 @@ func (s *Server) ReadDir(ctx context.Context, id Handle, cookie uint64, plus boo
 			}
 			cookie = e.Cookie
 		}
-		if len(batch) < readDirBatch {
+		if end {
 			return nil
 		}
 	}
 }
 
-// readDirBatch returns the next entries; fewer than readDirBatch only at the end.
-func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, plus bool) ([]DirEntry, error) {
+// readDirBatch returns the next entries, and whether they are the last. Where a child is not at hand, those behind it are fetched with it.
+func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, plus bool) (out []DirEntry, end bool, err error) {
 	batch, dirIndex, nameCacheable, err := ss.listNames(ctx, h.ino, cookie)
+	end = len(batch) < readDirBatch
 	if err != nil || !plus {
-		return batch, err
+		return batch, end, err
 	}
-	if err := ss.warmInodes(ctx, batch, dirIndex); err != nil {
-		return nil, err
+	step := batch[:min(len(batch), plusStep)]
+	if !ss.atHand(step) {
+		ahead := batch
+		if ss.nodes.limit < 2*readDirBatch {
+			ahead = step // a cache so small would lose them before they are told of
+		}
+		if err := ss.warmInodes(ctx, ahead, dirIndex); err != nil {
+			return nil, false, err
+		}
 	}
-	out := batch[:0]
-	for _, e := range batch {
+	end = end && len(step) == len(batch)
+	out = step[:0]
+	for _, e := range step {
 		if e.Name != "." && e.Name != ".." {
 			ent, err := ss.plusEntry(ctx, entryAt{h.ino, e.Name}, uint64(e.Ino), dirIndex, h.check)
 			switch {
 			case errors.Is(err, errors.KindStale):
 				// Removed meanwhile: without attributes the kernel looks it up for itself.
 			case err != nil:
-				return nil, err
+				return nil, false, err
 			default:
 				ent.NameCacheable = nameCacheable
 				e.Entry = &ent
@@ -71,7 +85,26 @@ func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, p
 		}
 		out = append(out, e)
 	}
-	return out, ss.answer(ctx, false)
+	return out, end, ss.answer(ctx, false)
+}
+
+// atHand reports whether all children are locked here and loaded.
+func (ss *session) atHand(batch []DirEntry) bool {
+	for _, e := range batch {
+		if e.Name == "." || e.Name == ".." {
+			continue
+		}
+		if ss.be.Clerk.Held(lockserver.LockID(e.Ino)) == lockserver.None {
+			return false
+		}
+		n := ss.node(uint64(e.Ino))
+		loaded := n.in.Load() != nil
+		ss.put(n)
+		if !loaded {
+			return false
+		}
+	}
+	return true
 }
 
 // listNames collects entries under the directory's lock. index is one at which all of them are there.

@@ -8,7 +8,7 @@ import "time"
 // in use; and one that is passed to and fro, an operation each time, is not.
 //
 // So a revoke first waits while pins keep coming, at most until the grant is ClerkOptions.MinHold old, and looks
-// each lingerStep. A lock on which none came is given up at once the next times: 1, then 3, 7, … up to 63 revokes.
+// each lingerStep. A lock on which none came is given up at once the next times: 1, then 3, 7, … up to 15 revokes.
 
 const (
 	lingerStep = time.Millisecond
@@ -17,7 +17,7 @@ const (
 	// habitsMax bounds the locks whose habits are known.
 	habitsMax = 4096
 	// habitFailsMax bounds the revokes without a wait to 1<<habitFailsMax - 1.
-	habitFailsMax = 6
+	habitFailsMax = 4
 )
 
 // habit is what waiting brought at the last revokes of a lock.

@@ -78,6 +78,8 @@ func (c *SessionClerk) startRevokeLocked(l *clerkLock, to Mode) {
 // giveUp runs one revoke: linger, prepare, drain the pins, have the holder commit and
 // drop, release.
 func (c *SessionClerk) giveUp(l *clerkLock, h Holder) {
+	var at [5]time.Time // the ends of the steps
+	at[0] = time.Now()
 	c.mu.Lock()
 	if l.revoke == revokeLingering {
 		c.linger(l)
@@ -85,13 +87,16 @@ func (c *SessionClerk) giveUp(l *clerkLock, h Holder) {
 	}
 	to := l.to
 	c.mu.Unlock()
+	at[1] = time.Now()
 	if p, ok := h.(RevokePreparer); ok {
 		p.PrepareRevoke(l.id, to)
 	}
 	for again := true; again; {
+		at[2] = time.Now()
 		if to, again = c.drain(l); !again {
 			return
 		}
+		at[3] = time.Now()
 		index, open, err := uint64(0), false, error(nil)
 		for h != nil {
 			if index, open, err = h.Revoke(l.id, to); err == nil {
@@ -102,7 +107,10 @@ func (c *SessionClerk) giveUp(l *clerkLock, h Holder) {
 				return
 			}
 		}
+		at[4] = time.Now()
 		again = c.released(l, to, index, open)
+		c.o.Logger.Debug("a lock is given up", "lock", l.id, "to", to, "lingered", at[1].Sub(at[0]), "prepared", at[2].Sub(at[1]),
+			"drained", at[3].Sub(at[2]), "revoked", at[4].Sub(at[3]))
 	}
 }
 

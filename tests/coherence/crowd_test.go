@@ -26,8 +26,8 @@ func TestManyMounts(t *testing.T) {
 	}
 	w.run(t, "crowd", 3*time.Minute, testCrowd)
 	w.run(t, "append", 3*time.Minute, func(t *testing.T, dirs []string) { testAppend(t, dirs[:3]) })
-	w.run(t, "matrix", 3*time.Minute, func(t *testing.T, dirs []string) { matrix(t, dirs, rounds(2, 60), 5) })
-	w.run(t, "fsx", 3*time.Minute, testFSX)
+	w.run(t, "matrix", 3*time.Minute, func(t *testing.T, dirs []string) { matrix(t, dirs, rounds(2, 60), 9) })
+	w.run(t, "fsx", 3*time.Minute, func(t *testing.T, dirs []string) { fsxRuns(t, dirs, 300, 3000) })
 	for _, m := range w.mounts {
 		m.Unmount()
 	}
@@ -37,7 +37,7 @@ func TestManyMounts(t *testing.T) {
 // testCrowd has every mount make, rename and remove names in one directory, its own and those that all use, until each has
 // done its share: nobody waits for ever while others get on.
 func testCrowd(t *testing.T, dirs []string) {
-	share := int64(rounds(60, 5000))
+	share := int64(rounds(20, 5000))
 	done := make([]atomic.Int64, len(dirs))
 	all := func() bool {
 		for i := range done {

@@ -341,14 +341,17 @@ func testNames(t *testing.T, dirs []string) {
 }
 
 // testFSX does random operations on one file, alternating between two mounts, against a model in memory.
-func testFSX(t *testing.T, dirs []string) {
+func testFSX(t *testing.T, dirs []string) { fsxRuns(t, dirs, 1000, 19_000) }
+
+// fsxRuns changes the mount at each operation in a first run, seldom in a second.
+func fsxRuns(t *testing.T, dirs []string, changing, staying int) {
 	seed := time.Now().UnixNano()
 	if s := os.Getenv("DFS_SEED"); s != "" {
 		_, _ = fmt.Sscan(s, &seed)
 	}
 	t.Logf("DFS_SEED=%d replays it", seed)
 	const sizeMax = 64 << 10
-	for _, run := range []struct{ ops, stay int }{{rounds(1000, 1_000_000), 1}, {rounds(19_000, 1_000_000), 60}} {
+	for _, run := range []struct{ ops, stay int }{{rounds(changing, 1_000_000), 1}, {rounds(staying, 1_000_000), 60}} {
 		x := &fsx{t: t, r: rand.New(rand.NewSource(seed)), limit: sizeMax, stay: run.stay}
 		for _, d := range dirs[:2] {
 			fd, err := unix.Open(filepath.Join(d, fmt.Sprintf("fsx%d", run.stay)), unix.O_RDWR|unix.O_CREAT, 0o666)
