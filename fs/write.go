@@ -112,16 +112,24 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 }
 
 // loadForWrite loads the inode, and along with it the block that a small write changes in part: of an append the one in which
-// the last append here ended, and those that others may have filled since.
+// the last append here ended, and those that others may have filled since. Which blocks are present is asked at the same time.
 func (ss *session) loadForWrite(ctx context.Context, n *node, data []byte, off uint64, atEnd bool) (*layout.Inode, error) {
 	const filledMax = 8
-	switch {
-	case len(data) >= blockSize || len(data) == 0:
+	if n.in.Load() != nil || !n.inBlocks.Load() || len(data) >= blockSize || len(data) == 0 {
 		return ss.load(ctx, n)
-	case atEnd:
-		return ss.loadAlong(ctx, n, n.tail.Load()/blockSize, filledMax)
 	}
-	return ss.loadAlong(ctx, n, off/blockSize, 1)
+	first, count := off/blockSize, uint64(1)
+	if atEnd {
+		first, count = n.tail.Load()/blockSize, filledMax
+	}
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		_, _ = ss.presenceOf(ctx, n, first/presenceChunkBlocks) // an error is met again by whoever needs it
+	}()
+	in, err := ss.loadAlong(ctx, n, first, count)
+	<-asked
+	return in, err
 }
 
 func (ss *session) writeSteps(ctx context.Context, n *node, data []byte, off uint64, killPriv bool) (committed bool, err error) {

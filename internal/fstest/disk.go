@@ -27,10 +27,10 @@ type Disk struct {
 	retired  []blockstore.WriterID
 	// defect is the first thing that was wrong with what writers did; tests look at it at the end.
 	defect error
-	// reads counts the blocks read, records the records applied.
-	reads, records int
-	versions       map[wal.Addr][]version // with Lag
-	cutAfter       int                    // apply this many records more, then none; -1: no cut
+	// reads counts the blocks read, questions the calls that read, records the records applied.
+	reads, questions, records int
+	versions                  map[wal.Addr][]version // with Lag
+	cutAfter                  int                    // apply this many records more, then none; -1: no cut
 }
 
 // NewDisk makes an empty device that admits capacity blocks.
@@ -99,6 +99,13 @@ func (d *Disk) Counts() (reads, records int, used int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.reads, d.records, d.used
+}
+
+// Questions tells how often something was read: what blocks hold, or which are present.
+func (d *Disk) Questions() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.questions
 }
 
 // Block returns a copy of a block, nil if it is absent.
@@ -312,6 +319,7 @@ func (s *Store) finish(r submitted, dead bool) {
 func (s *Store) Read(ctx context.Context, spans []blockstore.ReadSpan, minIndex uint64) ([]blockstore.ReadResult, uint64, error) {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
+	s.d.questions++
 	out := make([]blockstore.ReadResult, len(spans))
 	total := uint64(0)
 	for i, sp := range spans {
@@ -340,6 +348,7 @@ func (s *Store) Presence(ctx context.Context, sp blockstore.ReadSpan, minIndex u
 	if sp.Count == 0 || sp.Count > 1<<20 {
 		return nil, 0, errors.New(errors.KindInvalid, "fstest: presence of %d blocks", sp.Count)
 	}
+	s.d.questions++
 	out := make([]byte, (sp.Count+7)/8)
 	s.d.eachPresent(sp, minIndex, func(i uint64) { out[i/8] |= 1 << (i % 8) })
 	return out, s.d.index, nil
@@ -349,6 +358,7 @@ func (s *Store) Presence(ctx context.Context, sp blockstore.ReadSpan, minIndex u
 func (s *Store) SkipAbsent(ctx context.Context, vdisk, block, minIndex uint64) (uint64, error) {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
+	s.d.questions++
 	next := uint64(math.MaxUint64)
 	s.d.eachPresent(wal.Span{VDisk: vdisk, Block: block, Count: math.MaxUint64 - block}, minIndex, func(i uint64) { next = min(next, block+i) })
 	return next, nil
