@@ -34,6 +34,8 @@ type node struct {
 	zeroGen atomic.Uint64
 
 	rv revocation
+	// wrote: the inode was changed since its lock came; intent: it was in the time before that, see pinOne.
+	wrote, intent atomic.Bool
 	// What the kernel may have of it since the last revoke.
 	kernelPages, kernelNames, kernelAttr atomic.Bool
 	atimeTried                           atomic.Int64 // unix seconds of the last relatime attempt
@@ -45,6 +47,7 @@ func (n *node) id() lockserver.LockID { return lockserver.LockID(n.ino) }
 
 // touched notes that gen changed the inode.
 func (n *node) touched(gen wal.Gen) {
+	n.wrote.Store(true)
 	for {
 		old := n.lastGen.Load()
 		if uint64(gen) <= old || n.lastGen.CompareAndSwap(old, uint64(gen)) {

@@ -171,13 +171,19 @@ func (ss *session) lockLocal(ctx context.Context, n *node, exclusive bool) error
 	return ss.waited(ctx, n.lk.lock(bctx, exclusive), "waiting for another operation on the file")
 }
 
-// pinOne pins the cluster lock, or is admitted under a revoke that still serves.
+// pinOne pins the cluster lock, or is admitted under a revoke that still serves. Who changed the inode when its lock was here last, and
+// begins with a look at it now, is likely to change it again, as one who makes names in a directory that others use: the lock
+// is asked for in the mode that spares a second hand-over.
 func (ss *session) pinOne(ctx context.Context, n *node, u use) (admitted bool, err error) {
 	mode, clerk := u.pinMode(), ss.be.Clerk
 	req := lockserver.Request{ID: n.id(), Mode: mode}
 	if clerk.TryAcquire(req) {
 		n.rv.note(mode)
 		return false, nil
+	}
+	if n.intent.Load() && clerk.Held(n.id()) == lockserver.None {
+		mode = lockserver.Exclusive
+		req.Mode = mode
 	}
 	bctx, cancel := ss.bound(ctx)
 	defer cancel()

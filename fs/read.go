@@ -362,6 +362,7 @@ func (ss *session) touchAtime(ino uint64) {
 	defer t.done()
 	e := t.edit(n)
 	e.Atime = layout.Later(e.Atime, ss.now())
+	defer n.wrote.Store(n.wrote.Load()) // reading makes no writer
 	if err := t.commit(ss.ctx); err != nil {
 		ss.s.log.Debug("setting an access time", "inode", ino, "err", err)
 	}

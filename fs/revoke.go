@@ -174,6 +174,7 @@ func (ss *session) revokeCaches(n *node, to lockserver.Mode) {
 		n.kernelPages.Store(false)
 		n.kernelNames.Store(false)
 		n.in.Store(nil)
+		n.intent.Store(n.wrote.Swap(false))
 		n.pres.reset()
 		ss.cache.drop(n.ino, 0, ^uint64(0))
 	}
