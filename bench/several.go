@@ -117,73 +117,85 @@ func besideRound(mnt string) (sync, files time.Duration, err error) {
 // benchCached counts the requests that stats and reads of what the kernel has cached cause: the daemon logs every one.
 func benchCached(c config) ([]result, error) {
 	return withFarm(c, "cached", 1, func(f *farm) ([]result, error) {
-		other := f.mounts[0]
-		path := "file"
+		const name = "file"
 		data := bytes.Repeat([]byte("cached "), 64<<10/7)
-		if err := os.WriteFile(filepath.Join(other.dir, path), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(f.mounts[0].dir, name), data, 0o644); err != nil {
 			return nil, err
 		}
 		m, err := f.mount("--trace")
 		if err != nil {
 			return nil, err
 		}
-		file, err := os.Open(filepath.Join(m.dir, path))
+		file, err := os.Open(filepath.Join(m.dir, name))
 		if err != nil {
 			return nil, err
 		}
 		defer file.Close()
-		buf := make([]byte, len(data))
-		look := func() error {
-			var st syscall.Stat_t
-			if err := syscall.Stat(file.Name(), &st); err != nil {
-				return err
-			}
-			if _, err := file.ReadAt(buf, 0); err != nil {
-				return err
-			}
-			if !bytes.Equal(buf, data) {
-				return fmt.Errorf("%s: the bytes are wrong", file.Name())
-			}
-			return nil
-		}
-		requests := func() (int, error) {
-			time.Sleep(200 * time.Millisecond) // the log is written by then
-			b, err := os.ReadFile(m.log)
-			return bytes.Count(b, []byte("rx ")), err
-		}
-		// The name's timeout is a second: look within it, after it was made anew.
+		look := &cachedLook{m: m, file: file, want: data, buf: make([]byte, len(data))}
 		least := -1
 		for range c.rounds {
-			time.Sleep(1100 * time.Millisecond)
-			for range 3 {
-				if err := look(); err != nil {
-					return nil, err
-				}
-			}
-			before, err := requests()
+			n, took, err := look.round()
 			if err != nil {
 				return nil, err
 			}
-			start := time.Now()
-			for range cachedRounds {
-				if err := look(); err != nil {
-					return nil, err
-				}
-			}
-			took := time.Since(start)
-			after, err := requests()
-			if err != nil {
-				return nil, err
-			}
-			if before == 0 {
-				return nil, fmt.Errorf("the mount's log %s shows no requests at all", m.log)
-			}
-			if n := after - before; took < 500*time.Millisecond && (least < 0 || n < least) {
+			if took < 500*time.Millisecond && (least < 0 || n < least) {
 				least = n
 			}
 		}
 		return []result{{fmt.Sprintf("requests to the daemon for %d cached stats and 64 KiB reads", cachedRounds), fmt.Sprint(least), "", "0", least == 0}}, nil
 	})
+}
+
+// cachedLook looks at one file again and again.
+type cachedLook struct {
+	m         *farmMount
+	file      *os.File
+	want, buf []byte
+}
+
+func (l *cachedLook) look() error {
+	if err := syscall.Stat(l.file.Name(), new(syscall.Stat_t)); err != nil {
+		return err
+	}
+	if _, err := l.file.ReadAt(l.buf, 0); err != nil {
+		return err
+	}
+	if !bytes.Equal(l.buf, l.want) {
+		return fmt.Errorf("%s: the bytes are wrong", l.file.Name())
+	}
+	return nil
+}
+
+// round counts the requests of cachedRounds looks. A name's timeout is a second: they begin when it was just made anew.
+func (l *cachedLook) round() (requests int, took time.Duration, err error) {
+	time.Sleep(1100 * time.Millisecond)
+	for range 3 {
+		if err := l.look(); err != nil {
+			return 0, 0, err
+		}
+	}
+	before, err := l.requests()
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	for range cachedRounds {
+		if err := l.look(); err != nil {
+			return 0, 0, err
+		}
+	}
+	took = time.Since(start)
+	after, err := l.requests()
+	if err == nil && before == 0 {
+		err = fmt.Errorf("the mount's log %s shows no requests at all", l.m.log)
+	}
+	return after - before, took, err
+}
+
+func (l *cachedLook) requests() (int, error) {
+	time.Sleep(200 * time.Millisecond) // the log is written by then
+	b, err := os.ReadFile(l.m.log)
+	return bytes.Count(b, []byte("rx ")), err
 }
 
 // benchWalk times a first ls -lR from a mount that has seen nothing of a tree that another mount has just made, and holds, and

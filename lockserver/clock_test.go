@@ -122,7 +122,7 @@ func TestShortJump(t *testing.T) {
 // TestPausedLeaderGivesRevokesTimeBack: a leader that slept does not end those whose answers to its revokes lie unread.
 func TestPausedLeaderGivesRevokesTimeBack(t *testing.T) {
 	now := time.Unix(1, 0)
-	tab := NewTable(TableOptions{}, 5, 10)
+	tab := NewTable(TableOptions{MinHold: time.Millisecond}, 5, 10)
 	grant := Grant{}
 	for s := range uint64(2) {
 		tab.Expect(now, 1+blockstore.WriterID(s), time.Hour, false)

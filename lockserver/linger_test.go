@@ -49,7 +49,7 @@ func TestLingerWhileInUse(t *testing.T) {
 			if f.n < 10*f.revokes {
 				t.Errorf("%d uses took %d hand-overs: a lock in use is not kept", f.n, f.revokes)
 			}
-			if limit := sessions * (lingerExclusive + 10*time.Millisecond); f.longest > limit {
+			if limit := sessions * 20 * time.Millisecond; f.longest > limit {
 				t.Errorf("a session waited %v for a lock, want at most %v", f.longest, limit)
 			}
 		}
@@ -74,7 +74,7 @@ func TestLingerLearns(t *testing.T) {
 				}
 			}
 		}
-		if kept > rounds/10 {
+		if kept > 2*rounds/10 {
 			t.Errorf("of %d hand-overs %d waited for a use that never came", 2*rounds, kept)
 		}
 	})
