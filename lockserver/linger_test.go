@@ -84,7 +84,7 @@ func TestLingerLearns(t *testing.T) {
 func TestLingerNotForOneself(t *testing.T) {
 	sim(t, 1, func(t *testing.T, c *fakeCluster) {
 		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
-		const rounds = 20
+		const rounds = 12
 		late := 0
 		for id := range LockID(rounds) { // each with no habits yet
 			a.must(1+id, Shared)
