@@ -12,9 +12,13 @@ import (
 )
 
 const (
-	helloVersion = 1
-	helloSize    = 4 + 1 + 16 + 8 + 4
-	answerSize   = 4 + 1 + 1 + 4
+	helloRaft     = 1 // the hello's version says what the connection is to carry: hashicorp/raft's protocol
+	helloAppend   = 2 // the frames of raftstore that carry entries
+	helloVersion  = helloAppend
+	answerVersion = 1
+	probeVersion  = 1 // of a probe and of the card that answers it
+	helloSize     = 4 + 1 + 16 + 8 + 4
+	answerSize    = 4 + 1 + 1 + 4
 )
 
 var (
@@ -41,10 +45,19 @@ type Dialer func(ctx context.Context, addr string) (net.Conn, error)
 // It gives up when ctx ends, at the latest after DecideTimeout. Errors: KindForeign (another cluster, or no dfs node),
 // KindTooNew (the node is older than this one), KindCorrupt, KindUnavailable.
 func DialRaft(ctx context.Context, dial Dialer, addr string, id ClusterID, incarnation uint64) (net.Conn, error) {
+	return dialPeer(ctx, dial, addr, encodeHello(helloRaft, id, incarnation))
+}
+
+// DialAppend is DialRaft for the side that takes entries (Mux.Append). A node that does not know of it is KindTooNew.
+func DialAppend(ctx context.Context, dial Dialer, addr string, id ClusterID, incarnation uint64) (net.Conn, error) {
+	return dialPeer(ctx, dial, addr, encodeHello(helloAppend, id, incarnation))
+}
+
+func dialPeer(ctx context.Context, dial Dialer, addr string, hello []byte) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DecideTimeout)
 	defer cancel()
 	var greeted error
-	conn, err := connect(ctx, dial, addr, func(c net.Conn) { greeted = greet(c, addr, id, incarnation) })
+	conn, err := connect(ctx, dial, addr, func(c net.Conn) { greeted = greet(c, addr, hello) })
 	if err == nil && greeted != nil {
 		conn.Close()
 		err = greeted
@@ -79,8 +92,8 @@ func connect(ctx context.Context, dial Dialer, addr string, talk func(net.Conn))
 }
 
 // greet sends the hello and reads the answer.
-func greet(conn net.Conn, addr string, id ClusterID, incarnation uint64) error {
-	if _, err := conn.Write(encodeHello(id, incarnation)); err != nil {
+func greet(conn net.Conn, addr string, hello []byte) error {
+	if _, err := conn.Write(hello); err != nil {
 		return errors.New(errors.KindUnavailable, "cannot greet node %s: %w", addr, err)
 	}
 	var answer [answerSize]byte
@@ -90,10 +103,10 @@ func greet(conn net.Conn, addr string, id ClusterID, incarnation uint64) error {
 	return decodeAnswer(answer[:], addr)
 }
 
-func encodeHello(id ClusterID, incarnation uint64) []byte {
+func encodeHello(version byte, id ClusterID, incarnation uint64) []byte {
 	b := make([]byte, 0, helloSize)
 	b = append(b, helloMagic[:]...)
-	b = append(b, helloVersion)
+	b = append(b, version)
 	b = append(b, id[:]...)
 	b = binary.LittleEndian.AppendUint64(b, incarnation)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -102,7 +115,7 @@ func encodeHello(id ClusterID, incarnation uint64) []byte {
 func encodeAnswer(reason byte) []byte {
 	b := make([]byte, 0, answerSize)
 	b = append(b, answerMagic[:]...)
-	b = append(b, helloVersion, reason)
+	b = append(b, answerVersion, reason)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
@@ -120,7 +133,7 @@ func decodeAnswer(b []byte, addr string) error {
 	case reasonForeign:
 		return errors.New(errors.KindForeign, "node %s belongs to another dfs cluster; check its address", addr)
 	case reasonTooNew:
-		return errors.New(errors.KindTooNew, "node %s speaks greeting version %d, this one %d: upgrade that node", addr, b[4], helloVersion)
+		return errors.New(errors.KindTooNew, "node %s is older than this one and does not take this kind of connection: upgrade that node", addr)
 	case reasonNotYet:
 		return errors.New(errors.KindUnavailable, "node %s is starting and does not know its cluster yet", addr)
 	case reasonDamaged:
@@ -133,23 +146,30 @@ func decodeAnswer(b []byte, addr string) error {
 }
 
 // answerHello reads the rest of a hello into b, whose first four bytes are there, and answers it.
-// It tells whether the peer was welcomed.
-func (m *Mux) answerHello(conn net.Conn, b []byte) bool {
+// It gives the branch of a peer that was welcomed, else nil.
+func (m *Mux) answerHello(conn net.Conn, b []byte) *branch {
 	if _, err := io.ReadFull(conn, b[4:]); err != nil {
 		m.garbage.Add(1)
-		return false
+		return nil
 	}
 	reason := m.judge(b)
+	if reason != reasonWelcome {
+		m.refused.Add(1) // before the peer knows
+	}
 	if _, err := conn.Write(encodeAnswer(reason)); err != nil {
 		m.garbage.Add(1)
-		return false
+		return nil
 	}
-	if reason == reasonWelcome {
-		return true
+	switch {
+	case reason != reasonWelcome:
+		m.log.Warn("refused a raft connection", "from", conn.RemoteAddr().String(), "reason", reason)
+		return nil
+	case b[4] == helloAppend:
+		m.appendCount.Add(1)
+		return m.append
 	}
-	m.refused.Add(1)
-	m.log.Warn("refused a raft connection", "from", conn.RemoteAddr().String(), "reason", reason)
-	return false
+	m.raftCount.Add(1)
+	return m.raft
 }
 
 // judge returns the reason that answers a whole hello.
@@ -157,7 +177,7 @@ func (m *Mux) judge(b []byte) byte {
 	if b[4] > helloVersion {
 		return reasonTooNew
 	}
-	if crc32.Checksum(b[:29], castagnoli) != binary.LittleEndian.Uint32(b[29:]) {
+	if b[4] == 0 || crc32.Checksum(b[:29], castagnoli) != binary.LittleEndian.Uint32(b[29:]) {
 		return reasonDamaged
 	}
 	m.mu.Lock()

@@ -16,7 +16,8 @@
 //	        | DFSA | version | reason      | CRC32C  |
 //	        +------+---------+-------------+---------+
 //
-// Only a hello that is answered with reason 0 goes to the listener Raft; so a
+// Only a hello that is answered with reason 0 goes to a listener: one of version 1 to Raft, one of
+// version 2, which a node of an older binary refuses as too new, to Append. So a
 // node of another cluster never speaks Raft with this one, and nobody takes a node
 // whose disk was emptied for the member it was: the incarnation (a random number
 // that a data directory gets when it is made) is the one asked for, or the
@@ -68,6 +69,7 @@ type ClusterID [16]byte
 // Stats counts what became of the accepted connections.
 type Stats struct {
 	Raft     uint64 // handed to Raft
+	Append   uint64 // handed to what takes Raft's entries
 	GRPC     uint64 // handed to gRPC
 	Refused  uint64 // Raft hellos answered with a refusal
 	Probes   uint64 // answered with the card
@@ -80,6 +82,7 @@ type Mux struct {
 	listener net.Listener
 	log      *slog.Logger
 	raft     *branch
+	append   *branch
 	grpc     *branch
 	slots    chan struct{}
 	closed   chan struct{}
@@ -93,7 +96,7 @@ type Mux struct {
 	card        func() []byte         // answers probes, nil: none is answered
 	undecided   map[net.Conn]struct{} // closed by Close
 
-	raftCount, grpcCount, refused, probes, garbage, overflow atomic.Uint64
+	raftCount, appendCount, grpcCount, refused, probes, garbage, overflow atomic.Uint64
 }
 
 // New wraps l. Until SetCluster is called every Raft hello is refused as 'not ready'.
@@ -106,6 +109,7 @@ func New(l net.Listener, log *slog.Logger) *Mux {
 		undecided: make(map[net.Conn]struct{}),
 	}
 	m.raft = &branch{mux: m, conns: make(chan net.Conn), done: make(chan struct{})}
+	m.append = &branch{mux: m, conns: make(chan net.Conn), done: make(chan struct{})}
 	m.grpc = &branch{mux: m, conns: make(chan net.Conn), done: make(chan struct{})}
 	return m
 }
@@ -127,6 +131,9 @@ func (m *Mux) SetCard(card func() []byte) {
 // Raft is the listener of accepted Raft connections. Closing it does not close the port.
 func (m *Mux) Raft() net.Listener { return m.raft }
 
+// Append is the listener of accepted connections that carry Raft's entries. Closing it does not close the port.
+func (m *Mux) Append() net.Listener { return m.append }
+
 // GRPC is the listener of gRPC connections. Closing it does not close the port.
 func (m *Mux) GRPC() net.Listener { return m.grpc }
 
@@ -136,7 +143,7 @@ func (m *Mux) Addr() net.Addr { return m.listener.Addr() }
 // Stats returns the counters.
 func (m *Mux) Stats() Stats {
 	return Stats{
-		Raft: m.raftCount.Load(), GRPC: m.grpcCount.Load(), Refused: m.refused.Load(), Probes: m.probes.Load(),
+		Raft: m.raftCount.Load(), Append: m.appendCount.Load(), GRPC: m.grpcCount.Load(), Refused: m.refused.Load(), Probes: m.probes.Load(),
 		Garbage: m.garbage.Load(), Overflow: m.overflow.Load(),
 	}
 }
@@ -168,7 +175,7 @@ func (m *Mux) Serve() error {
 	}
 }
 
-// Close closes the port, both listeners and every undecided connection, and waits for
+// Close closes the port, its listeners and every undecided connection, and waits for
 // the goroutines of Mux. Connections handed over are not touched.
 func (m *Mux) Close() error {
 	var err error
@@ -176,6 +183,7 @@ func (m *Mux) Close() error {
 		close(m.closed)
 		err = m.listener.Close()
 		_ = m.raft.Close()
+		_ = m.append.Close()
 		_ = m.grpc.Close()
 		m.mu.Lock()
 		for c := range m.undecided {
@@ -254,11 +262,7 @@ func (m *Mux) classify(conn net.Conn) (*branch, net.Conn) {
 	}
 	switch {
 	case bytes.Equal(first[:4], helloMagic[:]):
-		if !m.answerHello(conn, first) {
-			return nil, nil
-		}
-		m.raftCount.Add(1)
-		return m.raft, conn
+		return m.answerHello(conn, first), conn
 	case bytes.Equal(first[:4], probeMagic[:]):
 		m.answerProbe(conn)
 		return nil, nil
@@ -275,7 +279,7 @@ func (m *Mux) classify(conn net.Conn) (*branch, net.Conn) {
 	return nil, nil
 }
 
-// branch is one of the two listeners.
+// branch is one of the listeners.
 type branch struct {
 	mux   *Mux
 	conns chan net.Conn

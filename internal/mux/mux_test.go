@@ -62,6 +62,44 @@ func TestRaftConnectionIsHandedOver(t *testing.T) {
 	}
 }
 
+// TestAppendConnectionIsHeldToTheSameChecks: it goes to a listener of its own, and only in the right cluster and incarnation.
+func TestAppendConnectionIsHeldToTheSameChecks(t *testing.T) {
+	m, addr := start(t)
+	m.SetCluster(testID, 7)
+	for _, tc := range []struct {
+		id  ClusterID
+		inc uint64
+	}{{ClusterID{9}, 7}, {testID, 8}} {
+		if _, err := DialAppend(ctxFor(t, 5*time.Second), nil, addr, tc.id, tc.inc); !errors.Is(err, errors.KindForeign) {
+			t.Fatalf("%v: %v", tc, err)
+		}
+	}
+	c, err := DialAppend(ctxFor(t, 5*time.Second), nil, addr, testID, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := m.Append().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if st := m.Stats(); st.Append != 1 || st.Raft != 0 || st.Refused != 2 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+// TestOlderNodeIsToldApart: a node that knows greetings up to version 1 says too new, which a caller can act on.
+func TestOlderNodeIsToldApart(t *testing.T) {
+	answer := encodeAnswer(reasonTooNew)
+	if err := decodeAnswer(answer, "x"); !errors.Is(err, errors.KindTooNew) {
+		t.Fatal(err)
+	}
+	if hello := encodeHello(helloAppend, testID, 7); len(hello) != helloSize || hello[4] <= helloRaft {
+		t.Fatalf("an older node would not read %x whole, or would take it for raft's", hello)
+	}
+}
+
 func TestGRPCConnectionLosesNothing(t *testing.T) {
 	m, addr := start(t)
 	c, err := net.Dial("tcp", addr)
@@ -115,7 +153,7 @@ func TestNewerOrDamagedHelloIsRefused(t *testing.T) {
 		at   int
 		kind errors.Kind
 	}{{4, errors.KindTooNew}, {7, errors.KindCorrupt}, {30, errors.KindCorrupt}} {
-		hello := encodeHello(testID, 7)
+		hello := encodeHello(helloRaft, testID, 7)
 		hello[tc.at] ^= 0x40
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -232,14 +270,18 @@ func TestDialOfAStrangerIsBounded(t *testing.T) {
 }
 
 func FuzzHello(f *testing.F) {
-	f.Add(encodeHello(testID, 7))
+	f.Add(encodeHello(helloRaft, testID, 7))
+	f.Add(encodeHello(helloAppend, testID, 7))
 	f.Add([]byte("PRI * HTTP/2.0\r\n"))
 	f.Add([]byte("DFSR"))
 	m := New(nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	m.SetCluster(testID, 7)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		to, _ := m.classify(&fakeConn{in: bytes.NewReader(b)})
-		if to == m.raft && !bytes.Equal(b[:helloSize], encodeHello(testID, 7)) {
+		if to == m.raft && !bytes.Equal(b[:helloSize], encodeHello(helloRaft, testID, 7)) {
+			t.Fatalf("welcomed %x", b)
+		}
+		if to == m.append && !bytes.Equal(b[:helloSize], encodeHello(helloAppend, testID, 7)) {
 			t.Fatalf("welcomed %x", b)
 		}
 	})
@@ -274,7 +316,7 @@ func FuzzCard(f *testing.F) {
 	f.Add(encodeCard([]byte("x")))
 	f.Add(encodeCard(make([]byte, CardBytesMax)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if p, err := readCard(bytes.NewReader(b), "x"); err == nil && !bytes.HasPrefix(b, encodeCard(p)) && b[4] == helloVersion {
+		if p, err := readCard(bytes.NewReader(b), "x"); err == nil && !bytes.HasPrefix(b, encodeCard(p)) && b[4] == probeVersion {
 			t.Fatalf("accepted %x", b)
 		}
 	})

@@ -28,7 +28,7 @@ func Probe(ctx context.Context, dial Dialer, addr string) ([]byte, error) {
 	var card []byte
 	var failed error
 	conn, err := connect(ctx, dial, addr, func(c net.Conn) {
-		if _, err := c.Write(append(probeMagic[:], helloVersion)); err != nil {
+		if _, err := c.Write(append(probeMagic[:], probeVersion)); err != nil {
 			failed = errors.New(errors.KindUnavailable, "cannot ask node %s who it is: %w", addr, err)
 			return
 		}
@@ -50,8 +50,8 @@ func readCard(r io.Reader, addr string) ([]byte, error) {
 	if [4]byte(b[:4]) != cardMagic {
 		return nil, errors.New(errors.KindForeign, "%s is not a dfs node: it answered a probe with something else", addr)
 	}
-	if b[4] > helloVersion {
-		return nil, errors.New(errors.KindTooNew, "node %s answers probes in version %d, this one knows %d: upgrade this node", addr, b[4], helloVersion)
+	if b[4] > probeVersion {
+		return nil, errors.New(errors.KindTooNew, "node %s answers probes in version %d, this one knows %d: upgrade this node", addr, b[4], probeVersion)
 	}
 	n := int(binary.LittleEndian.Uint16(b[5:]))
 	if n > CardBytesMax {
@@ -70,7 +70,7 @@ func readCard(r io.Reader, addr string) ([]byte, error) {
 func encodeCard(payload []byte) []byte {
 	b := make([]byte, 0, cardHeadSize+len(payload)+4)
 	b = append(b, cardMagic[:]...)
-	b = append(b, helloVersion)
+	b = append(b, probeVersion)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(payload)))
 	b = append(b, payload...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
