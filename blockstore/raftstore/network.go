@@ -13,11 +13,12 @@ import (
 	"dfs/internal/mux"
 )
 
-// stream carries raft over the mux. An address names the incarnation of the node, too, and the
+// stream carries raft, or the frames of its entries, over the mux. An address names the incarnation of the node, too, and the
 // mux refuses a connection that is meant for another: a node whose disk was emptied
 // never answers for the member that it was.
 type stream struct {
 	net.Listener
+	greet   greeter
 	dial    mux.Dialer
 	cluster mux.ClusterID
 	address raft.ServerAddress
@@ -26,6 +27,9 @@ type stream struct {
 	conns  map[*streamConn]struct{} // open; raft leaves them open when it ends
 	closed bool
 }
+
+// greeter is mux.DialRaft or mux.DialAppend.
+type greeter func(ctx context.Context, dial mux.Dialer, addr string, id mux.ClusterID, incarnation uint64) (net.Conn, error)
 
 var _ raft.StreamLayer = (*stream)(nil)
 
@@ -89,7 +93,7 @@ func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, err := mux.DialRaft(ctx, s.dial, addr, s.cluster, uint64(inc))
+	conn, err := s.greet(ctx, s.dial, addr, s.cluster, uint64(inc))
 	if err != nil {
 		return nil, err
 	}
@@ -104,10 +108,11 @@ type raftAddr string
 func (raftAddr) Network() string  { return "dfs" }
 func (a raftAddr) String() string { return string(a) }
 
-// transport is raft's network transport with one addition: while a follower installs a snapshot, and so
-// pulls chunks, this node keeps the log behind the snapshot.
+// transport is raft's network transport with two additions: entries go their own way (appendWire), and while a follower
+// installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
+	wire *appendWire
 	hold func()
 }
 
@@ -116,6 +121,26 @@ var (
 	_ raft.WithPreVote = (*transport)(nil)
 	_ raft.WithClose   = (*transport)(nil)
 )
+
+// Consumer gives the requests of both ways.
+func (t *transport) Consumer() <-chan raft.RPC { return t.wire.rpcs }
+
+// AppendEntries sends entries over the wire; without entries, and to a node that knows no wire, raft's own way.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if len(args.Entries) > 0 {
+		if done, err := t.wire.send(target, args, resp); done {
+			return err
+		}
+	}
+	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+}
+
+// Close ends both ways and every connection.
+func (t *transport) Close() error {
+	err := t.NetworkTransport.Close()
+	t.wire.close()
+	return err
+}
 
 // InstallSnapshot sends the manifest and returns when the follower has pulled what it lacks.
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
@@ -139,15 +164,20 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	return err
 }
 
-func newTransport(n *Node, s *stream) *transport {
+func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *transport {
+	streamOf := func(l net.Listener, greet greeter) *stream {
+		return &stream{Listener: l, greet: greet, dial: n.opts.Dial, cluster: cluster, address: address}
+	}
 	nt := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger:                  newRaftLogger(n.log, "raft-net"),
-		Stream:                  s,
+		Stream:                  streamOf(n.opts.Mux.Raft(), mux.DialRaft),
 		MaxPool:                 3,
 		MaxRPCsInFlight:         1, // 2 can wedge a follower for good
 		Timeout:                 n.limits.RPCTimeout,
 		MsgpackUseNewTimeFormat: true,
 	})
 	nt.TimeoutScale = 1 // a manifest is small, but the answer comes when the copy is done
-	return &transport{NetworkTransport: nt, hold: n.holdDeletes}
+	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
+	wire.start(nt.Consumer())
+	return &transport{NetworkTransport: nt, wire: wire, hold: n.holdDeletes}
 }

@@ -239,7 +239,7 @@ func (n *Node) raftConfig() *raft.Config {
 	c.ElectionTimeout = n.limits.HeartbeatTimeout
 	c.LeaderLeaseTimeout = n.limits.HeartbeatTimeout
 	c.CommitTimeout = n.limits.CommitTimeout
-	c.MaxAppendEntries = 16 // of 512 KiB at most
+	c.MaxAppendEntries = raftEntriesMax
 	c.BatchApplyCh = true
 	c.SnapshotInterval = 100000 * time.Hour // checkpoints go by bytes: see checkpointLoop
 	c.SnapshotThreshold = 1 << 62
@@ -261,7 +261,7 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 	}
 	conf.NoSnapshotRestoreOnStart = !restore
 	addr := serverAddress(n.opts.Advertise, n.ident.Incarnation)
-	trans := newTransport(n, &stream{Listener: n.opts.Mux.Raft(), dial: n.opts.Dial, cluster: cluster, address: addr})
+	trans := newTransport(n, cluster, addr)
 	n.opts.Mux.SetCluster(cluster, uint64(n.ident.Incarnation))
 	if err := n.found(); err != nil {
 		_ = trans.Close()

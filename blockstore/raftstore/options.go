@@ -25,6 +25,9 @@ const (
 // entryBytesMax bounds one encoded command: a whole record and the command around it.
 const entryBytesMax = wal.RecordBytesMax + 4096
 
+// raftEntriesMax bounds the entries that go to a follower at a time: 16 of 512 KiB.
+const raftEntriesMax = 16
+
 // Options says what a node is and what it works with.
 type Options struct {
 	ID        blockstore.NodeID

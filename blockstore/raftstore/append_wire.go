@@ -1,0 +1,286 @@
+package raftstore
+
+import (
+	"bufio"
+	stderrors "errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"dfs/internal/errors"
+)
+
+const (
+	// appendRate is what a frame's time limit allows for beyond the timeout, in bytes a second.
+	appendRate = 1 << 20
+	// appendConnsMax bounds the connections that are served.
+	appendConnsMax = 64
+	// olderFor is how long a node that refused our greeting as too new is not asked again.
+	olderFor = time.Minute
+	// appendReadBytes is small: it gathers heads and bodies, and large data goes past it.
+	appendReadBytes = 16 << 10
+)
+
+// appendWire carries AppendEntries requests that have entries. Raft's own transport encodes each entry through
+// two buffers and decodes it likewise; here the data goes from the log's cache to the socket, and from the socket into
+// the entry. Each request is answered before the next goes over the same connection. Connections are
+// greeted like raft's (cluster, incarnation), but apart from them.
+type appendWire struct {
+	stream  *stream
+	timeout time.Duration
+	log     *slog.Logger
+	rpcs    chan raft.RPC // what raft consumes: of both ways
+	closed  chan struct{}
+	once    sync.Once
+	wg      sync.WaitGroup
+	slots   chan struct{} // of served connections
+
+	mu    sync.Mutex
+	idle  map[raft.ServerAddress]*appendConn // one a target
+	older map[raft.ServerAddress]time.Time   // nodes that know no wire, until when not to ask again
+}
+
+func newAppendWire(s *stream, timeout time.Duration, log *slog.Logger) *appendWire {
+	return &appendWire{stream: s, timeout: timeout, log: log, rpcs: make(chan raft.RPC), closed: make(chan struct{}),
+		slots: make(chan struct{}, appendConnsMax), idle: map[raft.ServerAddress]*appendConn{}, older: map[raft.ServerAddress]time.Time{}}
+}
+
+// start serves connections, and gives raft what comes from other, too.
+func (w *appendWire) start(other <-chan raft.RPC) {
+	w.wg.Add(2)
+	go func() {
+		defer w.wg.Done()
+		w.forward(other)
+	}()
+	go func() {
+		defer w.wg.Done()
+		w.accept()
+	}()
+}
+
+// close ends every connection and waits for the goroutines.
+func (w *appendWire) close() {
+	w.once.Do(func() {
+		close(w.closed)
+		_ = w.stream.Close()
+	})
+	w.wg.Wait()
+}
+
+func (w *appendWire) forward(other <-chan raft.RPC) {
+	for {
+		select {
+		case rpc := <-other:
+			select {
+			case w.rpcs <- rpc:
+			case <-w.closed:
+				return
+			}
+		case <-w.closed:
+			return
+		}
+	}
+}
+
+// limit is the time that a transfer of so many bytes may take.
+func (w *appendWire) limit(bytes int) time.Time {
+	return time.Now().Add(w.timeout + time.Duration(bytes)*time.Second/appendRate)
+}
+
+// appendConn is a connection to a follower, used by one request at a time.
+type appendConn struct {
+	conn   net.Conn
+	raw    net.Conn // under it: writes of several buffers at a time
+	r      *bufio.Reader
+	frame  []byte
+	behind [][]byte
+}
+
+// send carries a request to target and waits for the answer. done is false if it must go the other way: the
+// target's binary is older, or no frame can hold the request. As with raft's own transport the error is the other side's, after which
+// the connection goes on, or says what happened to the connection, which is closed then.
+func (w *appendWire) send(target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (done bool, err error) {
+	c, err := w.take(target)
+	if c == nil {
+		return err != nil, err
+	}
+	var size int
+	var ok bool
+	c.frame, c.behind, size, ok = encodeAppend(c.frame, args, c.behind[:0])
+	if !ok {
+		clear(c.behind)
+		w.giveBack(target, c)
+		return false, nil
+	}
+	problem, err := c.exchange(size, w.limit(size), resp)
+	if err != nil {
+		c.conn.Close()
+		return true, errors.New(errors.KindUnavailable, "cannot send %d log entries to %s: %w", len(args.Entries), target, err)
+	}
+	w.giveBack(target, c)
+	if problem != "" {
+		return true, stderrors.New(problem)
+	}
+	return true, nil
+}
+
+// exchange writes the frame and the data behind it and reads the answer.
+func (c *appendConn) exchange(size int, deadline time.Time, resp *raft.AppendEntriesResponse) (problem string, err error) {
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return "", err
+	}
+	c.behind = append(c.behind, nil)
+	copy(c.behind[1:], c.behind)
+	c.behind[0] = c.frame
+	out := net.Buffers(c.behind) // consumed: its elements become nil
+	n, err := out.WriteTo(c.raw)
+	if err == nil && n != int64(size) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return "", err
+	}
+	return readAppended(c.r, resp)
+}
+
+// take gives a connection to target: nil and no error if that node knows no wire.
+func (w *appendWire) take(target raft.ServerAddress) (*appendConn, error) {
+	w.mu.Lock()
+	c, until := w.idle[target], w.older[target]
+	delete(w.idle, target)
+	w.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	if time.Now().Before(until) {
+		return nil, nil
+	}
+	conn, err := w.stream.Dial(target, w.timeout)
+	if errors.Is(err, errors.KindTooNew) {
+		w.log.Info("a member runs an older binary; its entries go the older way", "target", target)
+		w.mu.Lock()
+		w.older[target] = time.Now().Add(olderFor)
+		w.mu.Unlock()
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	delete(w.older, target)
+	w.mu.Unlock()
+	return &appendConn{conn: conn, raw: rawConn(conn), r: bufio.NewReaderSize(conn, 1024)}, nil
+}
+
+// rawConn takes the stream's wrapping off: only the system's own connections write several buffers in one call.
+func rawConn(conn net.Conn) net.Conn {
+	if s, ok := conn.(*streamConn); ok {
+		return s.Conn
+	}
+	return conn
+}
+
+// giveBack keeps c for the next request. A second one to the same target, of a request that outlived its leader's reign, is closed.
+func (w *appendWire) giveBack(target raft.ServerAddress, c *appendConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.idle[target] != nil {
+		c.conn.Close()
+		return
+	}
+	w.idle[target] = c // close ends it, too: the stream knows it
+}
+
+// accept serves what members open, until the stream is closed.
+func (w *appendWire) accept() {
+	for {
+		conn, err := w.stream.Accept()
+		if err != nil {
+			return // the mux's branch ends with the stream alone
+		}
+		select {
+		case w.slots <- struct{}{}:
+		default:
+			w.log.Error("too many connections bring log entries; the newest is closed", "from", conn.RemoteAddr().String(), "limit", appendConnsMax)
+			conn.Close()
+			continue
+		}
+		w.wg.Add(1)
+		go func() {
+			defer w.wg.Done()
+			defer func() { <-w.slots }()
+			defer conn.Close()
+			if err := w.serve(conn); err != nil {
+				w.log.Warn("a connection that brings log entries ends", "from", conn.RemoteAddr().String(), "err", err)
+			}
+		}()
+	}
+}
+
+// serve takes requests from conn, one after another, until it ends: with an error if that is not between two requests, or not
+// this node's doing.
+func (w *appendWire) serve(conn net.Conn) error {
+	r := bufio.NewReaderSize(conn, appendReadBytes)
+	var answer []byte
+	for {
+		if err := conn.SetDeadline(time.Time{}); err != nil {
+			return w.unlessClosed(err)
+		}
+		if _, err := r.Peek(1); err != nil { // between two requests there may be any time
+			return nil
+		}
+		if err := conn.SetReadDeadline(w.limit(appendBodyMax)); err != nil {
+			return w.unlessClosed(err)
+		}
+		req, err := readAppend(r, func(bytes int) { _ = conn.SetReadDeadline(w.limit(bytes)) })
+		if err != nil {
+			return w.unlessClosed(err)
+		}
+		resp, problem, err := w.deliver(req)
+		if err != nil {
+			return w.unlessClosed(err)
+		}
+		answer = encodeAppended(answer, resp, problem)
+		if err := conn.SetWriteDeadline(w.limit(len(answer))); err != nil {
+			return w.unlessClosed(err)
+		}
+		if _, err := conn.Write(answer); err != nil {
+			return w.unlessClosed(err)
+		}
+	}
+}
+
+// deliver gives a request to raft and waits for its answer.
+func (w *appendWire) deliver(req *raft.AppendEntriesRequest) (*raft.AppendEntriesResponse, string, error) {
+	got := make(chan raft.RPCResponse, 1)
+	select {
+	case w.rpcs <- raft.RPC{Command: req, RespChan: got}:
+	case <-w.closed:
+		return nil, "", raft.ErrTransportShutdown
+	}
+	select {
+	case r := <-got:
+		problem := ""
+		if r.Error != nil {
+			problem = r.Error.Error()
+		}
+		resp, _ := r.Response.(*raft.AppendEntriesResponse)
+		return resp, problem, nil
+	case <-w.closed:
+		return nil, "", raft.ErrTransportShutdown
+	}
+}
+
+// unlessClosed drops the error of a connection that ends because the wire does.
+func (w *appendWire) unlessClosed(err error) error {
+	select {
+	case <-w.closed:
+		return nil
+	default:
+		return err
+	}
+}
