@@ -272,7 +272,7 @@ func (l *Log) writeGroup(seg *segment, entries []Entry, g groupHead) ([]entryRef
 	clear(buf[off:])
 	chain := g.seal(buf, seg.salt)
 	if err := seg.file.WriteDurable(buf, seg.end); err != nil {
-		return nil, errors.New(errors.KindIO, "write %d bytes at offset %d of log segment %s: %w", len(buf), seg.end, seg.name, err)
+		return nil, errors.New(errors.KindOf(err), "write %d bytes at offset %d of log segment %s: %w", len(buf), seg.end, seg.name, err)
 	}
 	l.counts.groups.Add(1)
 	l.counts.entryBytes.Add(g.body)

@@ -115,14 +115,14 @@ func (s *spares) take(l *Log) (spareFile, error) {
 	name = fmt.Sprintf("%s%016x", fillPrefix, s.nextSeq())
 	f, err := l.fs.Open(name, true)
 	if err != nil {
-		return spareFile{}, errors.New(errors.KindIO, "make log segment %s: %w", name, err)
+		return spareFile{}, errors.New(errors.KindOf(err), "make log segment %s: %w", name, err)
 	}
 	if err = f.Truncate(l.opts.SegmentBytes); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
 		_ = f.Close()
-		return spareFile{}, errors.New(errors.KindIO, "make log segment %s of %d bytes: %w", name, l.opts.SegmentBytes, err)
+		return spareFile{}, errors.New(errors.KindOf(err), "make log segment %s of %d bytes: %w", name, l.opts.SegmentBytes, err)
 	}
 	return spareFile{name: name, file: f}, nil
 }

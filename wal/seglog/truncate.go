@@ -155,7 +155,7 @@ func (l *Log) newSegment(first uint64, prev *segment) (*segment, error) {
 	}()
 	if err != nil {
 		_ = spare.file.Close()
-		return nil, errors.New(errors.KindIO, "begin log segment %s: %w", seg.name, err)
+		return nil, errors.New(errors.KindOf(err), "begin log segment %s: %w", seg.name, err)
 	}
 	return seg, nil
 }
