@@ -1,6 +1,10 @@
 package blockstore
 
-import "fmt"
+import (
+	"fmt"
+
+	"dfs/wal"
+)
 
 // Command is one entry of the replicated log, decoded. Exactly one field but Kind's own is
 // meaningful; see state.go for what each does.
@@ -12,6 +16,9 @@ type Command struct {
 	Epoch  Epoch  // Write, AttachWriter, BeginEpoch
 	Seq    uint64 // Write: the record's number, from 1
 	Record []byte // Write: the encoded wal.Record
+	// Room, if not nil, is the buffer that Record is the end of, with CommandOverheadMax bytes or more before it that
+	// nobody uses: Encode puts the command there, around the record, and so need not copy it.
+	Room []byte
 	// Op numbers a writer's own non-Write commands (TakeInodes, Reserve, Unreserve, ForgetRetired) from 1;
 	// the last number repeated is answered as the first time, an older one is refused (KindStale). Numbers rise and may
 	// skip: so a writer sends one at a time, and a number is never used for a second command.
@@ -20,6 +27,8 @@ type Command struct {
 	Name     string // OpenWriter: for people (host, mount point); SetSetting: its name
 	TTLMilli uint64 // OpenWriter: the lease
 	Value    uint64 // SetSetting
+
+	checked *wal.Record // what CheckRecord decoded
 }
 
 // CommandKind tells commands apart; part of the log format.

@@ -42,7 +42,21 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // AppendTo appends the encoded command to buf and returns the longer slice.
 // The command must be one that Validate accepts.
-func (c *Command) AppendTo(buf []byte) []byte {
+func (c *Command) AppendTo(buf []byte) []byte { return append(c.appendHead(buf), c.Record...) }
+
+// Encode gives the encoded command: around the record in Room, if there is one, else in memory of its own.
+func (c *Command) Encode() []byte {
+	at := len(c.Room) - len(c.Record)
+	if len(c.Record) == 0 || at < CommandOverheadMax+len(c.Name) || &c.Room[at] != &c.Record[0] {
+		return c.AppendTo(make([]byte, 0, c.EncodedSize()))
+	}
+	head := c.appendHead(make([]byte, 0, CommandOverheadMax+len(c.Name)))
+	copy(c.Room[at-len(head):at], head)
+	return c.Room[at-len(head):]
+}
+
+// appendHead appends all but the record.
+func (c *Command) appendHead(buf []byte) []byte {
 	start := len(buf)
 	buf = append(buf, make([]byte, commandHeaderLen)...)
 	buf = binary.AppendUvarint(buf, uint64(c.Writer))
@@ -57,7 +71,7 @@ func (c *Command) AppendTo(buf []byte) []byte {
 	h[4], h[5] = commandVersion, byte(c.Kind)
 	binary.LittleEndian.PutUint16(h[6:], uint16(len(h)-commandHeaderLen))
 	binary.LittleEndian.PutUint32(h[8:], commandSum(h, h[commandHeaderLen:]))
-	return append(buf, c.Record...)
+	return buf
 }
 
 // EncodedSize is the number of bytes that AppendTo adds at most.
@@ -134,7 +148,8 @@ func (c *Command) readFields(r *reader) (recordLen uint64) {
 
 // Validate tells whether a command may be proposed: it is one that every
 // replica can decode and whose values are in bounds. What a proposer refuses
-// here never stops a node. It decodes a Write's record whole, checksum included.
+// here never stops a node. It decodes a Write's record whole, checksum included,
+// unless CheckRecord has.
 // KindInvalid, KindNameTooLong, KindTooBig; for a damaged record the kinds of
 // wal.DecodeRecord.
 func (c *Command) Validate() error {
@@ -161,11 +176,39 @@ func (c *Command) Validate() error {
 		if len(c.Record) > wal.RecordBytesMax {
 			return errors.New(errors.KindTooBig, "blockstore: a record of %d bytes is above the maximum of %d", len(c.Record), wal.RecordBytesMax)
 		}
-		if _, err := wal.DecodeRecord(c.Record); err != nil {
-			return err
-		}
+		return c.CheckRecord()
 	}
 	return nil
+}
+
+// CheckRecord decodes a Write's record, once: Validate and State.Apply take
+// what it gave. The record must not change from then on. Errors: those of wal.DecodeRecord.
+func (c *Command) CheckRecord() (err error) {
+	if c.checked == nil {
+		c.checked, err = wal.DecodeRecord(c.Record)
+	}
+	return err
+}
+
+// CheckedRecord is a record and what it was decoded to in this process.
+type CheckedRecord struct {
+	encoded []byte
+	record  *wal.Record
+}
+
+// Checked gives what CheckRecord decoded; ok is false if it has not.
+func (c *Command) Checked() (r CheckedRecord, ok bool) {
+	return CheckedRecord{c.Record, c.checked}, c.checked != nil
+}
+
+// Adopt makes c one that was checked, if r was decoded from the very bytes in memory that c's record is; it tells
+// whether it was.
+func (c *Command) Adopt(r CheckedRecord) bool {
+	same := r.record != nil && len(r.encoded) > 0 && len(r.encoded) == len(c.Record) && &r.encoded[0] == &c.Record[0]
+	if same {
+		c.checked = r.record
+	}
+	return same
 }
 
 // outOfBounds says what is wrong with the command's values, "" if nothing. The

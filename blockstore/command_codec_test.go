@@ -46,6 +46,64 @@ func TestCommandRoundTrip(t *testing.T) {
 	}
 }
 
+// TestCommandEncodesAroundItsRecord: with room before the record the bytes are the same and the record stays where it is;
+// with too little room, or in another buffer, it is copied.
+func TestCommandEncodesAroundItsRecord(t *testing.T) {
+	c := sampleCommand()
+	want, record := c.AppendTo(nil), c.Record
+	for _, tc := range []struct {
+		room    int
+		inPlace bool
+	}{{CommandOverheadMax, true}, {CommandOverheadMax + 9, true}, {CommandOverheadMax - 1, false}, {0, false}} {
+		c.Room = append(bytes.Repeat([]byte{0xaa}, tc.room), record...)
+		c.Record = c.Room[tc.room:]
+		got := c.Encode()
+		if !bytes.Equal(got, want) || (&got[len(got)-1] == &c.Room[len(c.Room)-1]) != tc.inPlace {
+			t.Errorf("room of %d: in place %v; %x, want %x", tc.room, !tc.inPlace, got, want)
+		}
+	}
+	c.Record = record // not in Room any more
+	if got := c.Encode(); !bytes.Equal(got, want) {
+		t.Errorf("%x, want %x", got, want)
+	}
+}
+
+// TestRecordIsCheckedOncePerMemory: what was decoded is taken for the very bytes it was decoded from, and for no others.
+func TestRecordIsCheckedOncePerMemory(t *testing.T) {
+	c := sampleCommand()
+	c.Room = append(make([]byte, CommandOverheadMax), c.Record...)
+	c.Record = c.Room[CommandOverheadMax:]
+	if _, ok := c.Checked(); ok {
+		t.Fatal("checked before CheckRecord")
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	checked, ok := c.Checked()
+	encoded := c.Encode()
+	same, err := DecodeCommand(encoded)
+	if !ok || err != nil || !same.Adopt(checked) {
+		t.Fatalf("not taken over: %v %v", ok, err)
+	}
+	copied, err := DecodeCommand(bytes.Clone(encoded))
+	if err != nil || copied.Adopt(checked) {
+		t.Fatalf("taken over for other memory (%v)", err)
+	}
+	shorter := same
+	shorter.checked, shorter.Record = nil, same.Record[:len(same.Record)-1]
+	if shorter.Adopt(checked) || shorter.Adopt(CheckedRecord{}) {
+		t.Fatal("taken over for other bytes")
+	}
+	encoded[len(encoded)-1] ^= 1 // seen only by who decodes again
+	if err := same.CheckRecord(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := DecodeCommand(encoded)
+	if err != nil || !errors.Is(again.CheckRecord(), errors.KindCorrupt) {
+		t.Fatalf("a damaged record passes: %v", err)
+	}
+}
+
 func resealCommand(b []byte) []byte {
 	if len(b) >= commandHeaderLen {
 		if end := commandHeaderLen + int(binary.LittleEndian.Uint16(b[6:])); end <= len(b) {

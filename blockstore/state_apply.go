@@ -126,10 +126,10 @@ func (s *State) write(index uint64, cmd *Command) (Result, *wal.Record) {
 	if cmd.Seq != w.seq+1 {
 		return refuse(errors.New(errors.KindSeqGap, "blockstore: writer %d sent record %d, its next is %d: send the earlier ones first", w.id, cmd.Seq, w.seq+1))
 	}
-	rec, err := wal.DecodeRecord(cmd.Record)
-	if err != nil {
+	if err := cmd.CheckRecord(); err != nil {
 		return refuse(&UndecodableError{Index: index, Cause: err})
 	}
+	rec := cmd.checked
 	if err := s.account(w, rec.AllocDelta); err != nil {
 		return refuse(err)
 	}

@@ -205,6 +205,9 @@ func (r *fakeReplica) ProposeAsync(ctx context.Context, cmd blockstore.Command, 
 		go done(blockstore.Result{}, errors.New(errors.KindNotLeader, "%s does not lead", r.id))
 		return
 	}
+	if e := cmd.Encode(); cmd.Kind == blockstore.CmdWrite && &e[len(e)-1] != &cmd.Record[len(cmd.Record)-1] {
+		panic("a record came without room around it: a node would have to copy it")
+	}
 	res := r.g.apply(cmd)
 	lose := false
 	if r.g.loseAnswer != nil && cmd.Kind != blockstore.CmdBeginEpoch {

@@ -28,7 +28,7 @@ type writeStream = grpc.BidiStreamingServer[blockpb.WriteRequest, blockpb.WriteR
 // Write takes the records of one writer. A goroutine of its own receives and
 // proposes them one after another, which keeps their order in the log; this one answers.
 func (b *blockServer) Write(stream writeStream) error {
-	first, err := stream.Recv()
+	first, err := receive(stream)
 	if err != nil {
 		if err == io.EOF {
 			return nil
@@ -52,6 +52,12 @@ func (b *blockServer) Write(stream writeStream) error {
 	return b.s.withLeader(p.answer())
 }
 
+// receive gives the next request, with room for the command around its record.
+func receive(stream writeStream) (*blockpb.RoomyWriteRequest, error) {
+	in := &blockpb.RoomyWriteRequest{RoomBytes: blockstore.CommandOverheadMax}
+	return in, stream.RecvMsg(in)
+}
+
 // proposer is one Write stream.
 type proposer struct {
 	b      *blockServer
@@ -64,10 +70,11 @@ type proposer struct {
 }
 
 // run receives and proposes until the stream ends or brings garbage.
-func (p *proposer) run(ctx context.Context, in *blockpb.WriteRequest) error {
+func (p *proposer) run(ctx context.Context, in *blockpb.RoomyWriteRequest) error {
 	for {
 		slot := &writeSlot{seq: in.Seq, done: make(chan struct{})}
-		if err := checkRecord(p.ses.Writer, in); err != nil {
+		cmd := blockstore.Command{Kind: blockstore.CmdWrite, Writer: p.ses.Writer, Token: p.ses.Token, Epoch: p.epoch, Seq: in.Seq, Record: in.Record, Room: in.Room}
+		if err := checkRecord(&cmd); err != nil {
 			return err
 		}
 		select {
@@ -75,7 +82,6 @@ func (p *proposer) run(ctx context.Context, in *blockpb.WriteRequest) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		cmd := blockstore.Command{Kind: blockstore.CmdWrite, Writer: p.ses.Writer, Token: p.ses.Token, Epoch: p.epoch, Seq: in.Seq, Record: in.Record}
 		p.b.replica().ProposeAsync(ctx, cmd, func(res blockstore.Result, err error) {
 			if err == nil {
 				err = res.Err
@@ -84,7 +90,7 @@ func (p *proposer) run(ctx context.Context, in *blockpb.WriteRequest) error {
 			close(slot.done)
 		})
 		var err error
-		if in, err = p.stream.Recv(); err != nil {
+		if in, err = receive(p.stream); err != nil {
 			if err == io.EOF {
 				return nil
 			}
@@ -94,15 +100,15 @@ func (p *proposer) run(ctx context.Context, in *blockpb.WriteRequest) error {
 }
 
 // checkRecord refuses what must not reach the log.
-func checkRecord(w blockstore.WriterID, in *blockpb.WriteRequest) error {
-	if in.Seq == 0 {
-		return errors.New(errors.KindInvalid, "a record of writer %d without a number", w)
+func checkRecord(cmd *blockstore.Command) error {
+	if cmd.Seq == 0 {
+		return errors.New(errors.KindInvalid, "a record of writer %d without a number", cmd.Writer)
 	}
-	if len(in.Record) > wal.RecordBytesMax {
-		return errors.New(errors.KindInvalid, "record %d of writer %d has %d bytes; at most %d are allowed", in.Seq, w, len(in.Record), wal.RecordBytesMax)
+	if len(cmd.Record) > wal.RecordBytesMax {
+		return errors.New(errors.KindInvalid, "record %d of writer %d has %d bytes; at most %d are allowed", cmd.Seq, cmd.Writer, len(cmd.Record), wal.RecordBytesMax)
 	}
-	if _, err := wal.DecodeRecord(in.Record); err != nil {
-		return errors.New(errors.KindInvalid, "record %d of writer %d is not one (%v); it was damaged on its way or its writer is faulty", in.Seq, w, err)
+	if err := cmd.CheckRecord(); err != nil {
+		return errors.New(errors.KindInvalid, "record %d of writer %d is not one (%v); it was damaged on its way or its writer is faulty", cmd.Seq, cmd.Writer, err)
 	}
 	return nil
 }

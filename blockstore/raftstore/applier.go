@@ -28,6 +28,7 @@ type applier struct {
 	exclusive sync.RWMutex
 	gate      gate
 	recent    recentWrites
+	checked   checkedRecords
 
 	mu    sync.RWMutex // guards state: taken inside exclusive
 	state *blockstore.State
@@ -102,6 +103,7 @@ func (a *applier) applyLocked(l *raft.Log) (*blockstore.Result, error) {
 		if err != nil {
 			return nil, &blockstore.UndecodableError{Index: l.Index, Cause: err}
 		}
+		a.checked.adopt(&cmd)
 		if *res, err = a.command(l.Index, cmd); err != nil {
 			return nil, err
 		}

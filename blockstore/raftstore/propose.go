@@ -49,9 +49,11 @@ func (n *Node) ProposeAsync(ctx context.Context, cmd blockstore.Command, done fu
 		return
 	}
 	n.inFlightBytes.Add(size)
-	f := r.Apply(cmd.AppendTo(make([]byte, 0, size)), n.applyWait(ctx))
+	forget := n.applier.checked.note(&cmd)
+	f := r.Apply(cmd.Encode(), n.applyWait(ctx))
 	go func() {
 		err := f.Error()
+		forget()
 		n.inFlightBytes.Add(-size)
 		n.inFlight.Release(size)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 var (
 	_ codec.BufferMarshaler   = (*WriteRequest)(nil)
 	_ codec.BufferUnmarshaler = (*WriteRequest)(nil)
+	_ codec.BufferUnmarshaler = (*RoomyWriteRequest)(nil)
 	_ codec.BufferMarshaler   = (*ReadResponse)(nil)
 	_ codec.BufferUnmarshaler = (*ReadResponse)(nil)
 	_ codec.BufferMarshaler   = (*FetchChunkResponse)(nil)
@@ -34,7 +35,25 @@ func (m *WriteRequest) MarshalBuffers() mem.BufferSlice {
 
 // UnmarshalBuffers implements codec.BufferUnmarshaler.
 func (m *WriteRequest) UnmarshalBuffers(data mem.BufferSlice) error {
-	return codec.Fields(data, func(r *codec.Reader, num protowire.Number, typ protowire.Type) (bool, error) {
+	_, err := m.unmarshal(data, 0)
+	return err
+}
+
+// RoomyWriteRequest receives a WriteRequest whose record has RoomBytes free before it.
+type RoomyWriteRequest struct {
+	WriteRequest
+	RoomBytes int    // set by who receives
+	Room      []byte // those bytes and the record
+}
+
+// UnmarshalBuffers implements codec.BufferUnmarshaler.
+func (m *RoomyWriteRequest) UnmarshalBuffers(data mem.BufferSlice) (err error) {
+	m.Room, err = m.unmarshal(data, m.RoomBytes)
+	return err
+}
+
+func (m *WriteRequest) unmarshal(data mem.BufferSlice, room int) (buffer []byte, err error) {
+	err = codec.Fields(data, func(r *codec.Reader, num protowire.Number, typ protowire.Type) (bool, error) {
 		switch num {
 		case 1:
 			return true, codec.ReadUint(r, typ, &m.Writer)
@@ -45,10 +64,11 @@ func (m *WriteRequest) UnmarshalBuffers(data mem.BufferSlice) error {
 		case 4:
 			return true, codec.ReadUint(r, typ, &m.Seq)
 		case 5:
-			return true, codec.ReadBytes(r, typ, &m.Record)
+			return true, codec.ReadBytesBehind(r, typ, room, &buffer, &m.Record)
 		}
 		return false, nil
 	})
+	return buffer, err
 }
 
 // MarshalBuffers implements codec.BufferMarshaler.

@@ -74,6 +74,21 @@ func TestBuffersAreProtobuf(t *testing.T) {
 	}
 }
 
+// TestRoomyWriteRequest: the same message, and the record at the end of a buffer with room before it.
+func TestRoomyWriteRequest(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 8))
+	for room := range 40 {
+		want := &WriteRequest{Writer: 3, Token: []byte{1}, Epoch: 2, Seq: 1, Record: randomBytes(rnd)}
+		got := &RoomyWriteRequest{RoomBytes: room}
+		if err := got.UnmarshalBuffers(chop(want.MarshalBuffers().Materialize(), rnd)); err != nil || !proto.Equal(&got.WriteRequest, want) {
+			t.Fatalf("%v, %v", &got.WriteRequest, err)
+		}
+		if n := len(want.Record); n > 0 && (len(got.Room) != room+n || &got.Room[room] != &got.Record[0]) {
+			t.Fatalf("%d bytes of room for a record of %d behind %d", len(got.Room), n, room)
+		}
+	}
+}
+
 func TestUnknownFieldsArePassedOver(t *testing.T) {
 	unknown, _ := proto.Marshal(&SpaceResponse{CapacityBlocks: 1, UsedBlocks: 1 << 60, ReservedBlocks: 3})
 	unknown[0], unknown[2], unknown[12] = 9<<3, 10<<3, 11<<3

@@ -56,6 +56,14 @@ func ReadBytes(r *Reader, typ protowire.Type, to *[]byte) (err error) {
 	return err
 }
 
+// ReadBytesBehind reads a bytes field's value into a buffer that has room bytes free before it.
+func ReadBytesBehind(r *Reader, typ protowire.Type, room int, buffer, to *[]byte) (err error) {
+	if err = Want(typ, protowire.BytesType); err == nil {
+		*buffer, *to, err = r.bytesBehind(room)
+	}
+	return err
+}
+
 // Fields calls f for every field of a message; fields of which f says that it does not
 // know them are passed over.
 func Fields(data mem.BufferSlice, f func(r *Reader, num protowire.Number, typ protowire.Type) (known bool, err error)) error {

@@ -68,13 +68,20 @@ func (r *Reader) Tag() (protowire.Number, protowire.Type, error) {
 
 // Bytes reads a length and as many bytes, into a slice of their own.
 func (r *Reader) Bytes() ([]byte, error) {
+	_, out, err := r.bytesBehind(0)
+	return out, err
+}
+
+// bytesBehind is Bytes with room bytes free before them: buffer is both.
+func (r *Reader) bytesBehind(room int) (buffer, out []byte, err error) {
 	n, err := r.length()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := make([]byte, n)
+	buffer = make([]byte, room+n)
+	out = buffer[room:]
 	r.fillInto(out)
-	return out, nil
+	return buffer, out, nil
 }
 
 // Into reads a length and as many bytes into dst, and returns how many; ErrMalformed
