@@ -119,6 +119,11 @@ func TestCallsRefused(t *testing.T) {
 	defer cancel()
 	ended, end := context.WithCancel(ctx)
 	end()
+	proposeForAWhile := func() error {
+		soon, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer stop()
+		return second(n.Propose(soon, blockstore.Command{Kind: blockstore.CmdOpenWriter, Token: blockstore.Token{9}, Name: "n", TTLMilli: 1000}))
+	}
 	far := wal.Span{Block: 1<<64 - 1, Count: 2}
 	_, held, err := n.HoldApply(ctx)
 	must(t, err)
@@ -133,7 +138,7 @@ func TestCallsRefused(t *testing.T) {
 		{"waiting for the future", n.WaitApplied(ended, 1<<40), errors.KindNotReached, "not yet"},
 		{"a second hold", third(n.HoldApply(ctx)), errors.KindBusy, ""},
 		{"a hold at 0", second(n.HoldAt(ctx, 0)), errors.KindInvalid, "index 0"},
-		{"a proposal that is not waited for", second(n.Propose(ended, blockstore.Command{Kind: blockstore.CmdOpenWriter, Token: blockstore.Token{9}, Name: "n", TTLMilli: 1000})), errors.KindUnavailable, "unknown"},
+		{"a proposal that is not waited for", proposeForAWhile(), errors.KindUnavailable, "unknown"},
 		{"a proof that is not waited for", n.ProveLeadership(ended), errors.KindUnavailable, "in time"},
 		{"a member that nobody knows", n.Promote(ctx, "z"), errors.KindNotExist, "no member z"},
 		{"removing one that nobody knows", n.Remove(ctx, "z"), errors.KindNotExist, "no member z"},
