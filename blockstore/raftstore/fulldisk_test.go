@@ -52,7 +52,7 @@ func TestFullDisk(t *testing.T) {
 			if !errors.Is(failed, errors.KindNoSpace) || !stderrors.Is(failed, syscall.ENOSPC) {
 				t.Errorf("what it says of a full disk: %v", failed)
 			}
-			w.write(7, n, 1, 'B', 1) // the others go on
+			w.write(7, n, 1, 'B', 1)                      // the others go on
 			if tn, err := c.open(f.id, nil); err == nil { // still full: it may start, or say so
 				tn.Close()
 				tn.mux.Close()

@@ -429,6 +429,7 @@ func (w *powerWriter) burst(seq uint64, n int) (acked uint64) {
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	var best uint64 // an answer may come after this has returned
 	for i := seq; i < seq+uint64(n); i++ {
 		if i > uint64(len(w.log)) {
 			w.log = append(w.log, w.record())
@@ -443,7 +444,7 @@ func (w *powerWriter) burst(seq uint64, n int) (acked uint64) {
 			defer mu.Unlock()
 			switch {
 			case res.Err == nil:
-				acked = max(acked, i)
+				best = max(best, i)
 			case !errors.Is(res.Err, errors.KindSeqGap): // an earlier one was lost on its way
 				w.r.t.Errorf("writer %c: record %d: %v", w.name, i, res.Err)
 			}
@@ -457,6 +458,7 @@ func (w *powerWriter) burst(seq uint64, n int) (acked uint64) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
+	acked = best
 	return acked
 }
 
