@@ -78,8 +78,10 @@ func (p *power) isOff() bool {
 	return p.off
 }
 
-// restore is called when nothing runs any more.
+// restore is called when nothing runs any more but, perhaps, a last heartbeat.
 func (p *power) restore() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.off, p.offAt, p.ops, p.lost = false, 0, 0, make(chan struct{})
 }
 
