@@ -24,7 +24,8 @@ const diskBytes = 1 << 30
 type disk struct {
 	t           *testing.T
 	device, dir string
-	off         bool // without power
+	node        *harness.Node // whose it is, if that was added later
+	off         bool          // without power
 }
 
 // newDisk makes a disk and mounts it where the node's data will be.
@@ -57,6 +58,9 @@ func (d *disk) unmount() {
 
 func (d *disk) remove() {
 	_ = d.control(fithaw, 0)
+	if d.node != nil {
+		d.node.Kill()
+	}
 	for range 100 {
 		if unix.Unmount(d.dir, 0) == nil {
 			break
@@ -173,7 +177,7 @@ func replaceNode(w *world, r *rand.Rand) (func(), string) {
 	id := fmt.Sprintf("n%d", w.added)
 	d := newDisk(w.t, filepath.Join(w.c.Dir, "node-"+id))
 	fresh := w.c.Add(id, serverArgs...)
-	w.disks[fresh] = d
+	d.node, w.disks[fresh] = fresh, d
 	if out, err := w.c.TryBoth("node", "replace", "--cluster", w.c.Addresses(), lost.ID, fresh.ID, fresh.Address); err != nil {
 		w.t.Fatalf("dfs node replace: %v\n%s", err, out)
 	}
