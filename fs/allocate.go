@@ -59,9 +59,11 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 					return err
 				}
 			}
+			last := false
 			for at := off; at < end; {
 				stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
-				if err := ss.allocateStep(ctx, n, at, stop, mode, h.killPriv); err != nil {
+				last = stop == end
+				if err := ss.allocateStep(ctx, n, at, stop, mode, h.killPriv, last); err != nil {
 					return err
 				}
 				if at = stop; mode&fallocPunchHole != 0 && at < end {
@@ -70,6 +72,11 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 						return err
 					}
 					at = max(at, next*blockSize)
+				}
+			}
+			if !last {
+				if err := ss.complete(ctx); err != nil {
+					return err
 				}
 			}
 			return ss.answer(ctx, true)
@@ -115,10 +122,13 @@ func (ss *session) roomFor(ctx context.Context, in *layout.Inode, blocks uint64)
 	return nil
 }
 
-// allocateStep does [off, end), within one window.
-func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, mode uint32, killPriv bool) error {
+// allocateStep does [off, end), within one window; last: that completes the call.
+func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, mode uint32, killPriv, last bool) error {
 	t := ss.newTx()
 	defer t.done()
+	if last {
+		t.completes(completion{})
+	}
 	in := t.edit(n)
 	if err := ss.clearPriv(ctx, t, n, in, killPriv); err != nil {
 		return err
@@ -126,6 +136,9 @@ func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, m
 	ss.stampChange(in, true)
 	if in.Flags&layout.FlagInline != 0 {
 		done, err := allocateInline(ctx, t, n, in, off, end, mode)
+		if !done {
+			t.completion = completion{}
+		}
 		if err == nil {
 			err = t.commit(ctx)
 		}
@@ -133,7 +146,7 @@ func (ss *session) allocateStep(ctx context.Context, n *node, off, end uint64, m
 			return err
 		}
 		// The data went to block 0 in a record of its own: zeros take effect before ranges in one record.
-		return ss.allocateStep(ctx, n, off, end, mode, killPriv)
+		return ss.allocateStep(ctx, n, off, end, mode, killPriv, last)
 	}
 	var err error
 	switch {
@@ -370,7 +383,8 @@ func (s *Server) CopyRange(ctx context.Context, from Handle, fromOff uint64, to 
 		}
 		n, err := s.Read(ctx, from, buf[:min(length-done, copyStep)], fromOff+done)
 		if err == nil && n > 0 {
-			_, err = s.write(ctx, dst, buf[:n], toOff+done, dst.killPriv, false)
+			step := writing{killPriv: dst.killPriv, part: done+uint64(n) < length && n == len(buf), copied: done + uint64(n)}
+			_, err = s.write(ctx, dst, buf[:n], toOff+done, step)
 		}
 		if err != nil {
 			if done > 0 {

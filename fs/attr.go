@@ -178,7 +178,7 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 			return err
 		}
 		if a.Size != nil {
-			if err := ss.truncate(ctx, n, *a.Size, func(e *layout.Inode) error { return nil }); err != nil {
+			if err := ss.setSize(ctx, n, &a); err != nil {
 				return err
 			}
 		}
@@ -188,6 +188,7 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 			return err
 		}
 		if len(t.inodes) > 0 {
+			t.completes(completion{})
 			if err := t.commit(ctx); err != nil {
 				return err
 			}
@@ -196,6 +197,22 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 		return ss.answer(ctx, true)
 	})
 	return e, err
+}
+
+// setSize sets the size, and clears set-id bits with it; what is left of a goes in a record of its own.
+func (ss *session) setSize(ctx context.Context, n *node, a *SetAttr) error {
+	kill := a.KillPriv
+	a.KillPriv = false
+	means := completion{state: layout.ClientDone}
+	if *a != (SetAttr{Size: a.Size}) {
+		means.state = layout.ClientNone
+	}
+	return ss.truncate(ctx, n, *a.Size, means, func(in *layout.Inode) error {
+		if kill {
+			in.Mode = layout.KillPriv(in.Mode)
+		}
+		return nil
+	})
 }
 
 // maySetAttr refuses what the type of the inode or (with Check) the caller's rights do not allow.

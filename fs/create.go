@@ -129,6 +129,7 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		defer p.unlock()
 		t := ss.newTx()
 		defer t.done()
+		t.completes(completion{ino: ino})
 		in, err := ss.makeIn(ctx, t, p.of(k.dir), p.of(ino), k)
 		if err != nil {
 			if aerr := ss.answer(ctx, false); aerr != nil {
@@ -286,6 +287,7 @@ func (s *Server) Link(ctx context.Context, c *Caller, ino, dir Ino, name string)
 		dn, n := p.of(uint64(dir)), p.of(uint64(ino))
 		t := ss.newTx()
 		defer t.done()
+		t.completes(completion{})
 		if err := ss.link(ctx, c, t, dn, n, name); err != nil {
 			return err
 		}

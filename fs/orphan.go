@@ -205,7 +205,7 @@ func (ss *session) reapStep(ctx context.Context, ino uint64) (more bool, err err
 		t.clearOrphan(ino, layout.OrphanUnlinked)
 		t.clearOrphan(ino, layout.OrphanTruncating)
 		return false, t.commit(ctx)
-	case ss.openAnywhere(n):
+	case ss.openAnywhere(n) || ss.keepsClient(in):
 		return false, nil
 	}
 	if in.Blocks <= freeWholeBlocks {

@@ -72,6 +72,7 @@ func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name s
 	// What is left to the kernel costs a second record. The unlink of a file that is not open does not pay it: an open that
 	// it overtakes finds no name, rightly.
 	later := ss.dropLink(t, n, d.In, c, rmdir)
+	t.completes(completion{})
 	if err := t.commit(ctx); err != nil {
 		return false, err
 	}

@@ -94,6 +94,7 @@ func (ss *session) renameOnce(ctx context.Context, r *renaming) (again bool, err
 	if err != nil {
 		return false, err
 	}
+	t.completes(completion{})
 	if err := t.commit(ctx); err != nil {
 		return false, err
 	}

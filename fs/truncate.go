@@ -18,11 +18,12 @@ func dataBlocks(in *layout.Inode) uint64 {
 	return n
 }
 
-// truncate sets the size of n, a regular file locked exclusive and loaded. change, if not nil, changes the inode in the same record.
+// truncate sets the size of n, a regular file locked exclusive and loaded. change, if not nil, changes the inode in the same record,
+// which is told what it means for a thin client's request (once.go).
 //
 // A large one goes in steps: the first record sets the size and FlagTruncating and puts the inode on the orphan list; the following ones
 // free a window each; the last one clears the flag and the list.
-func (ss *session) truncate(ctx context.Context, n *node, size uint64, change func(*layout.Inode) error) error {
+func (ss *session) truncate(ctx context.Context, n *node, size uint64, means completion, change func(*layout.Inode) error) error {
 	if size > layout.MaxFileSize {
 		return errors.Of(errors.KindFileTooBig)
 	}
@@ -31,6 +32,7 @@ func (ss *session) truncate(ctx context.Context, n *node, size uint64, change fu
 	}
 	t := ss.newTx()
 	defer t.done()
+	t.completion = means
 	in := t.edit(n)
 	if change != nil {
 		if err := change(in); err != nil {

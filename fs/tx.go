@@ -30,6 +30,8 @@ type tx struct {
 	gen    wal.Gen
 	done_  bool
 	known  bool // its unlinked inode is left to the kernel: see knownTable
+	// completion is what it means for the thin client's request that it is part of.
+	completion completion
 }
 
 type txInode struct {
@@ -248,6 +250,12 @@ func (ss *session) fetchFrame(ctx context.Context, n *node, a wal.Addr, meta boo
 // before anything that is committed later. On an error nothing happened. KindNoSpace.
 func (t *tx) commit(ctx context.Context) error {
 	ss := t.ss
+	if q := onceOf(ctx); q != nil {
+		if err := q.enter(ctx, t); err != nil {
+			return err
+		}
+		defer q.leave()
+	}
 	delta := t.delta
 	for i := range t.inodes {
 		delta += t.inodes[i].blocksDelta()

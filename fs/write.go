@@ -23,7 +23,7 @@ func (s *Server) Write(ctx context.Context, id Handle, data []byte, off uint64, 
 	if err != nil {
 		return 0, err
 	}
-	return s.write(ctx, h, data, off, killPriv, h.flags&syscall.O_APPEND != 0)
+	return s.write(ctx, h, data, off, writing{killPriv: killPriv, atEnd: h.flags&syscall.O_APPEND != 0})
 }
 
 // WriteAs is Write that appends if and only if atEnd.
@@ -32,10 +32,18 @@ func (s *Server) WriteAs(ctx context.Context, id Handle, data []byte, off uint64
 	if err != nil {
 		return 0, err
 	}
-	return s.write(ctx, h, data, off, killPriv, atEnd)
+	return s.write(ctx, h, data, off, writing{killPriv: killPriv, atEnd: atEnd})
 }
 
-func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, killPriv, atEnd bool) (at uint64, err error) {
+// writing says how to write.
+type writing struct {
+	killPriv bool
+	atEnd    bool
+	part     bool   // of a copy: not its end
+	copied   uint64 // of a copy: bytes done with this
+}
+
+func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, w writing) (at uint64, err error) {
 	if !h.mayWrite() || h.dir {
 		return 0, errors.Of(errors.KindBadHandle)
 	}
@@ -48,7 +56,9 @@ func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, 
 		var start uint64
 		err := s.do(ctx, func(ss *session) (err error) {
 			h.hold(ss)
-			start, err = ss.writePiece(ctx, h, piece, off+uint64(done), killPriv, atEnd)
+			how := w
+			how.part = w.part || done+len(piece) < len(data)
+			start, err = ss.writePiece(ctx, h, piece, off+uint64(done), how)
 			return err
 		})
 		if err != nil {
@@ -67,7 +77,7 @@ func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, 
 	return at, nil
 }
 
-func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off uint64, killPriv, atEnd bool) (uint64, error) {
+func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off uint64, w writing) (uint64, error) {
 	if err := ss.admit(ctx, len(data)+admitSmall); err != nil {
 		return 0, err
 	}
@@ -78,15 +88,19 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 	defer ss.unlockSingle(l)
 	n := l.n
 	n.kernelPages.Store(true) // of a write through the page cache they stay there, without a read
-	in, err := ss.loadForWrite(ctx, n, data, off, atEnd)
+	in, err := ss.loadForWrite(ctx, n, data, off, w.atEnd)
 	if err != nil {
 		return 0, err
 	}
 	if !in.IsRegular() {
 		return 0, errors.Of(errors.KindInvalid)
 	}
-	if atEnd {
+	resumed := uint64(0) // bytes of an append that are there already
+	if w.atEnd {
 		off = in.Size
+		if resumed, err = resumedAppend(ctx, in.Size, len(data)); err != nil {
+			return 0, err
+		}
 	}
 	if off > layout.MaxFileSize || uint64(len(data)) > layout.MaxFileSize-off {
 		return 0, errors.Of(errors.KindFileTooBig)
@@ -100,15 +114,15 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 	if wal.Gen(n.lastGen.Load()) <= ss.be.Log.Durable() {
 		n.pres.forget()
 	}
-	committed, err := ss.writeSteps(ctx, n, data, off, killPriv)
-	n.tail.Store(off + uint64(len(data)))
+	committed, err := ss.writeSteps(ctx, n, data[resumed:], off, resumed, w)
+	n.tail.Store(off - resumed + uint64(len(data)))
 	if err != nil {
 		if committed && isSessionEnd(err) {
 			err = errors.New(errors.KindIO, "the session with the cluster ended during a write: %w", err)
 		}
 		return 0, err
 	}
-	return off, ss.answer(ctx, true)
+	return off - resumed, ss.answer(ctx, true)
 }
 
 // loadForWrite loads the inode, and along with it the block that a small write changes in part: of an append the one in which
@@ -132,12 +146,34 @@ func (ss *session) loadForWrite(ctx context.Context, n *node, data []byte, off u
 	return in, err
 }
 
-func (ss *session) writeSteps(ctx context.Context, n *node, data []byte, off uint64, killPriv bool) (committed bool, err error) {
+// resumedAppend is how many bytes of a thin client's append are the last ones of the file: another server wrote them, before it failed.
+// KindIO if the file went on growing since.
+func resumedAppend(ctx context.Context, size uint64, length int) (uint64, error) {
+	q := onceOf(ctx)
+	if q == nil || q.found.State != layout.ClientPart || q.found.Number != q.r.Number {
+		return 0, nil
+	}
+	if size != q.found.At+q.found.Done || q.found.Done > uint64(length) {
+		return 0, errors.New(errors.KindIO, "the first %d bytes of this append were written at %d before a file server failed, and the file has changed since: the rest was not", q.found.Done, q.found.At)
+	}
+	return q.found.Done, nil
+}
+
+// writeSteps writes data at off, behind the resumed bytes of an append.
+func (ss *session) writeSteps(ctx context.Context, n *node, data []byte, off, resumed uint64, w writing) (committed bool, err error) {
 	for done := 0; done < len(data); {
 		at := off + uint64(done)
 		step := min(len(data)-done, writeStep-int(at%blockSize))
 		t := ss.newTx()
-		err := ss.writeInto(ctx, t, n, data[done:done+step], at, killPriv)
+		switch end := done+step == len(data) && !w.part; {
+		case end && w.copied > 0:
+			t.completes(completion{at: w.copied})
+		case end:
+			t.completes(completion{at: off - resumed})
+		case w.atEnd:
+			t.completion = completion{state: layout.ClientPart, at: off - resumed, done: resumed + uint64(done+step)}
+		}
+		err := ss.writeInto(ctx, t, n, data[done:done+step], at, w.killPriv)
 		if err == nil {
 			err = t.commit(ctx)
 		}

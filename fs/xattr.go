@@ -130,6 +130,7 @@ func (s *Server) changeXattr(ctx context.Context, c *Caller, ino Ino, name strin
 				return err
 			}
 			ss.stampChange(e, false)
+			t.completes(completion{})
 			if err := t.commit(ctx); err != nil {
 				return err
 			}

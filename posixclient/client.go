@@ -9,9 +9,9 @@
 // Errors are *os.PathError and *os.LinkError around a syscall.Errno, so
 // errors.Is(err, fs.ErrNotExist) and errors.Is(err, syscall.ENOTEMPTY) work; where a
 // context ended, errors.Is(err, context.Canceled) or DeadlineExceeded, too. When the node in use
-// fails, the client goes on with another, and open files with it. A call
-// of unknown outcome that is not idempotent (exclusive create, append, rename,
-// link, remove, mkdir) is then told as an error (EIO), never repeated. Contexts bound every wait:
+// fails, the client goes on with another, and open files with it. A call that changes something is done once
+// all the same: the nodes note its number with the change. Where they cannot tell its outcome any more (the client was away for
+// minutes), that is told as an error (EIO); it is never repeated. Contexts bound every wait:
 // see WithContext. All methods are safe for concurrent use.
 //
 // An open file is opened again on another node by its inode number, with the permissions as they
@@ -364,7 +364,7 @@ func (c *Client) Readlink(path string) (string, error) {
 }
 
 func (c *Client) readlink(ino uint64) (target string, err error) {
-	err = c.conn.Call(c.ctx, true, "readlink", func(ctx context.Context, a *fileconn.Attachment) error {
+	err = c.conn.Call(c.ctx, "readlink", func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.Readlink(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
 		target = string(r.GetText())
 		return err
@@ -379,7 +379,7 @@ func (c *Client) setAttr(op, path string, follow bool, r *filepb.SetAttrRequest)
 		return pathError(op, path, err)
 	}
 	r.Caller, r.Ino = c.caller(), attr.GetIno()
-	return pathError(op, path, c.conn.Call(c.ctx, true, op+" "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+	return pathError(op, path, c.conn.Change(c.ctx, op+" "+path, func(ctx context.Context, a *fileconn.Attachment) error {
 		_, err := a.Files.SetAttr(ctx, r)
 		return err
 	}))
@@ -436,7 +436,7 @@ func (c *Client) Truncate(path string, size int64) error {
 func (c *Client) Access(path string, mask uint32) error {
 	attr, err := c.resolve(path, true)
 	if err == nil {
-		err = c.conn.Call(c.ctx, true, "access "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+		err = c.conn.Call(c.ctx, "access "+path, func(ctx context.Context, a *fileconn.Attachment) error {
 			_, err := a.Files.Access(ctx, &filepb.AccessRequest{Caller: c.caller(), Ino: attr.GetIno(), Mask: mask})
 			return err
 		})
@@ -446,7 +446,7 @@ func (c *Client) Access(path string, mask uint32) error {
 
 // Sync makes everything done through this client's node durable.
 func (c *Client) Sync() error {
-	err := c.conn.Call(c.ctx, true, "sync", func(ctx context.Context, a *fileconn.Attachment) error {
+	err := c.conn.Call(c.ctx, "sync", func(ctx context.Context, a *fileconn.Attachment) error {
 		_, err := a.Files.SyncAll(ctx, &filepb.Empty{})
 		return err
 	})
@@ -466,7 +466,7 @@ type Usage struct{ Total, Free, Available uint64 }
 
 // StatFS tells the space of the file system.
 func (c *Client) StatFS() (u Usage, err error) {
-	err = c.conn.Call(c.ctx, true, "statfs", func(ctx context.Context, a *fileconn.Attachment) error {
+	err = c.conn.Call(c.ctx, "statfs", func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.StatFS(ctx, &filepb.Empty{})
 		u = Usage{Total: r.GetBlocks() * 4096, Free: r.GetFree() * 4096, Available: r.GetAvail() * 4096}
 		return err

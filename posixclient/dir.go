@@ -134,7 +134,7 @@ func (f *File) ReadDir(n int) ([]os.DirEntry, error) {
 
 // readDirSome asks for the entries behind the cookie, at most most of them if that is not 0.
 func (f *File) readDirSome(most int) (entries []*filepb.DirEntry, end bool, err error) {
-	err = f.call(true, "readdir", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = f.call("readdir", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		r, err := a.Files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: f.cookie, Plus: true, Max: uint32(min(most, 1<<20))})
 		entries, end = r.GetEntries(), r.GetEnd()
 		return err

@@ -3,7 +3,6 @@ package posixclient
 import (
 	"io"
 	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -76,44 +75,6 @@ func TestHandlesSurviveTheirNode(t *testing.T) {
 	must(t, log.Close()) // nothing to close any more
 }
 
-// TestUnknownOutcomeIsTold: the node does the call, and dies before it answers.
-func TestUnknownOutcomeIsTold(t *testing.T) {
-	w := newWorld(t, 3, filerpc.Options{})
-	c := w.client()
-	used, others := w.inUse(c)
-	used.hook.mkdir = func() { go used.kill(); time.Sleep(100 * time.Millisecond) }
-	err := c.Mkdir("/d", 0o755)
-	want(t, "mkdir on a node that dies", err, syscall.EIO)
-	if err == nil || !strings.Contains(err.Error(), "unknown") {
-		t.Errorf("%v", err)
-	}
-	if info, err := c.Stat("/d"); err != nil || !info.IsDir() {
-		t.Errorf("the client does not go on: %v", err)
-	}
-	// A create without O_EXCL is idempotent: it is done again, and finds the file.
-	others[0].hook.create = func() { go others[0].kill(); time.Sleep(100 * time.Millisecond) }
-	f, err := c.Open("/made", os.O_RDWR|os.O_CREATE, 0o644)
-	must(t, err)
-	must(t, f.Close())
-}
-
-func TestAppendOfUnknownOutcomeIsTold(t *testing.T) {
-	w := newWorld(t, 2, filerpc.Options{})
-	c := w.client()
-	used, _ := w.inUse(c)
-	log, plain := open(t, c, "/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND), open(t, c, "/plain", os.O_RDWR|os.O_CREATE)
-	die := func() error { go used.kill(); time.Sleep(100 * time.Millisecond); return nil }
-	used.hook.write = die
-	_, err := log.Write([]byte("x"))
-	want(t, "an append on a node that dies", err, syscall.EIO)
-	if n := len(content(t, c, "/log")); n > 1 {
-		t.Errorf("appended %d times", n)
-	}
-	if _, err := plain.Write([]byte("y")); err != nil {
-		t.Errorf("a write at an offset: %v", err)
-	}
-}
-
 // TestNodeWithoutLease: a node that is cut off from the others sends its clients away, calls that wait there too.
 func TestNodeWithoutLease(t *testing.T) {
 	w := newWorld(t, 2, filerpc.Options{LeaseWait: 50 * time.Millisecond})
@@ -130,7 +91,7 @@ func TestNodeWithoutLease(t *testing.T) {
 		}
 		return time.Minute
 	})
-	time.AfterFunc(100*time.Millisecond, func() { gone.Store(true) })
+	time.AfterFunc(100*time.Millisecond, func() { gone.Store(true); used.fence() })
 	if _, err := f.Write([]byte("z")); err != nil {
 		t.Fatal(err)
 	}

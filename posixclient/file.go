@@ -37,9 +37,14 @@ var (
 // errClosed is the error of every call on a file after Close.
 func errClosed() error { return errors.New(errors.KindBadHandle, "%w", os.ErrClosed) }
 
-// call runs one operation on the open file, opening it again first where the node changed.
-func (f *File) call(idempotent bool, what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
-	return f.open.Call(f.c.ctx, idempotent, what+" "+f.path, op)
+// call runs one operation that changes nothing on the open file, opening it again first where the node changed.
+func (f *File) call(what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
+	return f.open.Call(f.c.ctx, what+" "+f.path, op)
+}
+
+// change is call of what changes something: it is done once.
+func (f *File) change(what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
+	return f.open.Change(f.c.ctx, what+" "+f.path, op)
 }
 
 // Name is the path it was opened by.
@@ -77,7 +82,7 @@ func (f *File) readSome(p []byte, off uint64) (n int, err error) {
 		return 0, errors.Of(errors.KindIsDir)
 	}
 	p = p[:min(len(p), transferMax)]
-	err = f.call(true, "read", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = f.call("read", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		into := filepb.DataInto{Data: p}
 		err := a.CC.Invoke(ctx, filepb.Files_Read_FullMethodName, &filepb.ReadRequest{Handle: h, Offset: off, Length: uint32(len(p))}, &into)
 		n = into.N
@@ -105,11 +110,10 @@ func (f *File) writeFrom(p []byte, off uint64) (done int, end uint64, err error)
 		return 0, off, errors.Of(errors.KindBadHandle)
 	}
 	end = off
-	appending := f.flags&syscall.O_APPEND != 0
 	buf := make([]byte, min(len(p), transferMax))
 	for {
 		part := buf[:copy(buf, p[done:])]
-		err = f.call(!appending, "write", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		err = f.change("write", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 			r, err := a.Files.Write(ctx, &filepb.WriteRequest{Handle: h, Offset: end, Data: part})
 			if err == nil {
 				end = r.GetAt() + uint64(len(part))
@@ -200,7 +204,7 @@ func (f *File) target(offset int64, whence int) (off int64, err error) {
 		if offset < 0 {
 			return 0, errors.Of(errors.KindNoDevice)
 		}
-		err = f.call(true, "seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		err = f.call("seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 			r, err := a.Files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: uint64(offset), Whence: uint32(whence)})
 			off = int64(r.GetNumber())
 			return err
@@ -229,7 +233,7 @@ func (f *File) Truncate(size int64) error {
 		return &os.PathError{Op: "truncate", Path: f.path, Err: syscall.EINVAL}
 	}
 	s := uint64(size)
-	return pathError("truncate", f.path, f.call(true, "truncate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return pathError("truncate", f.path, f.change("truncate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.SetAttr(ctx, &filepb.SetAttrRequest{Caller: f.c.caller(), Ino: f.open.Ino(), Handle: h, Size: &s})
 		return err
 	}))
@@ -240,7 +244,7 @@ func (f *File) Allocate(mode uint32, off, length int64) error {
 	if off < 0 || length <= 0 {
 		return &os.PathError{Op: "fallocate", Path: f.path, Err: syscall.EINVAL}
 	}
-	return pathError("fallocate", f.path, f.call(true, "fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return pathError("fallocate", f.path, f.change("fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Allocate(ctx, &filepb.RangeRequest{Handle: h, Offset: uint64(off), Length: uint64(length), Mode: mode})
 		return err
 	}))
@@ -248,7 +252,7 @@ func (f *File) Allocate(mode uint32, off, length int64) error {
 
 // Sync makes the file durable. Writes are already when they return.
 func (f *File) Sync() error {
-	return pathError("sync", f.path, f.call(true, "sync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return pathError("sync", f.path, f.call("sync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		sync := a.Files.Fsync
 		if f.dir {
 			sync = a.Files.FsyncDir

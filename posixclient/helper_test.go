@@ -32,7 +32,9 @@ type world struct {
 type testNode struct {
 	addr  string
 	files *dfsfs.Server
+	store *fstest.Store
 	clerk *fstest.Clerk
+	log   *wal.Writer
 	rpc   *filerpc.Server
 	grpc  *grpc.Server
 	hook  hooked
@@ -57,14 +59,10 @@ func (w *world) add(opt filerpc.Options) *testNode {
 	w.t.Helper()
 	s, err := dfsfs.New(dfsfs.Options{OrphanInterval: -1})
 	w.must(err)
-	store := w.disk.Open()
-	clerk := w.locks.NewClerk(store, s)
-	log, err := wal.NewWriter(store, wal.Options{})
-	w.must(err)
-	w.must(s.Attach(context.Background(), dfsfs.Backend{Store: store, Clerk: clerk, Log: log}))
-	n := &testNode{files: s, clerk: clerk, hook: hooked{FileSystem: s}}
+	n := &testNode{files: s, hook: hooked{FileSystem: s}}
+	w.session(n)
 	if opt.Open == nil {
-		opt.Open = func(context.Context) (dfsfs.FileSystem, error) { return &n.hook, nil }
+		opt.Open = func(context.Context) (filerpc.FileSystem, error) { return &n.hook, nil }
 	}
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
@@ -86,11 +84,28 @@ func (w *world) add(opt filerpc.Options) *testNode {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = s.Close(ctx)
-		_ = clerk.Close(ctx)
-		store.Fence()
-		_ = log.Close()
+		_ = n.clerk.Close(ctx)
+		n.store.Fence()
+		_ = n.log.Close()
 	})
 	return n
+}
+
+// session gives the node's file server a session with the cluster.
+func (w *world) session(n *testNode) {
+	var err error
+	n.store = w.disk.Open()
+	n.clerk = w.locks.NewClerk(n.store, n.files)
+	n.log, err = wal.NewWriter(n.store, wal.Options{})
+	w.must(err)
+	w.must(n.files.Attach(context.Background(), dfsfs.Backend{Store: n.store, Clerk: n.clerk, Log: n.log}))
+}
+
+// fence ends the session of the node's file server, as that of a process that is stopped.
+func (n *testNode) fence() {
+	n.store.Fence()
+	n.clerk.End(errors.New(errors.KindSessionEnded, "its lease ran out"))
+	_ = n.log.Close()
 }
 
 // kill cuts every connection of the node, and refuses new ones.
@@ -98,10 +113,33 @@ func (n *testNode) kill() { n.grpc.Stop() }
 
 // hooked lets a test do something in the midst of a call.
 type hooked struct {
-	dfsfs.FileSystem
+	filerpc.FileSystem
 	write  func() error // before a Write is done
 	mkdir  func()       // after a Mkdir was done
 	create func()       // after a Create was done
+	before func()       // before a changing request is looked up
+	during func()       // when it is to be done
+	after  func()       // when it was done, and before it is answered
+}
+
+// Once does as a node that is stopped now and then: what it has begun goes on, whoever asked for it.
+func (h *hooked) Once(ctx context.Context, r dfsfs.Request, f func(ctx context.Context) error) (*dfsfs.Outcome, error) {
+	run := func(f func()) {
+		if f != nil {
+			f()
+			ctx = context.WithoutCancel(ctx)
+		}
+	}
+	run(h.before)
+	done, err := h.FileSystem.Once(ctx, r, func(ctx context.Context) error {
+		if h.during != nil {
+			h.during()
+			ctx = context.WithoutCancel(ctx)
+		}
+		return f(ctx)
+	})
+	run(h.after)
+	return done, err
 }
 
 func (h *hooked) Write(ctx context.Context, fh dfsfs.Handle, data []byte, off uint64, kill bool) (uint64, error) {

@@ -57,8 +57,11 @@ func (c *Client) openFound(path string, attr *filepb.Attr, flags uint32) (*File,
 		return nil, errors.Of(errors.KindIsDir)
 	}
 	f := c.fileOf(path, flags, attr.GetIno(), isDir(attr))
-	// Truncating twice is truncating once, so the first open is idempotent, too.
-	err := c.conn.Call(c.ctx, true, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+	run := c.conn.Call
+	if flags&syscall.O_TRUNC != 0 {
+		run = c.conn.Change
+	}
+	err := run(c.ctx, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
 		return f.open.First(ctx, a, flags&^uint32(syscall.O_CREAT|syscall.O_EXCL))
 	})
 	if err != nil {
@@ -113,8 +116,7 @@ func (c *Client) create(path string, flags uint32, perm os.FileMode) (*File, err
 // createAt makes the file; KindExist where it is there already.
 func (c *Client) createAt(path string, p place, flags uint32, perm os.FileMode) (*File, error) {
 	f := c.fileOf(path, flags, 0, false)
-	// Without O_EXCL a second try finds what a first one made and opens it.
-	err := c.conn.Call(c.ctx, flags&syscall.O_EXCL == 0, "create "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+	err := c.conn.Change(c.ctx, "create "+path, func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.Create(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: p.dir, Name: []byte(p.name), Mode: unixMode(perm),
 			Flags: flags | syscall.O_EXCL, Client: c.conn.ID()})
 		return f.made(a, r, err)
@@ -139,8 +141,7 @@ func (c *Client) tmpfile(path string, flags uint32, perm os.FileMode) (*File, er
 	}
 	flags &^= oTmpfile | syscall.O_DIRECTORY
 	f := c.fileOf(path, flags, 0, false)
-	// A file without a name that nobody got to know is freed: making two is making one.
-	err = c.conn.Call(c.ctx, true, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
+	err = c.conn.Change(c.ctx, "open "+path, func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.Tmpfile(ctx, &filepb.MakeRequest{Caller: c.caller(), Dir: dir.GetIno(), Mode: unixMode(perm), Flags: flags, Client: c.conn.ID()})
 		return f.made(a, r, err)
 	})

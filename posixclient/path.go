@@ -187,7 +187,7 @@ func (c *Client) newName(path string) (place, error) {
 }
 
 func (c *Client) getAttr(ino uint64) (attr *filepb.Attr, err error) {
-	err = c.conn.Call(c.ctx, true, "stat", func(ctx context.Context, a *fileconn.Attachment) error {
+	err = c.conn.Call(c.ctx, "stat", func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.GetAttr(ctx, &filepb.InodeRequest{Caller: c.caller(), Ino: ino})
 		attr = r.GetAttr()
 		return err
@@ -196,7 +196,7 @@ func (c *Client) getAttr(ino uint64) (attr *filepb.Attr, err error) {
 }
 
 func (c *Client) lookup(dir uint64, name string) (attr *filepb.Attr, err error) {
-	err = c.conn.Call(c.ctx, true, "lookup", func(ctx context.Context, a *fileconn.Attachment) error {
+	err = c.conn.Call(c.ctx, "lookup", func(ctx context.Context, a *fileconn.Attachment) error {
 		r, err := a.Files.Lookup(ctx, &filepb.NameRequest{Caller: c.caller(), Dir: dir, Name: []byte(name)})
 		attr = r.GetAttr()
 		return err
@@ -204,7 +204,7 @@ func (c *Client) lookup(dir uint64, name string) (attr *filepb.Attr, err error) 
 	return attr, err
 }
 
-// change runs a changing call, which is not idempotent.
+// change runs a changing call.
 func (c *Client) change(what string, f func(ctx context.Context, files filepb.FilesClient) error) error {
-	return c.conn.Call(c.ctx, false, what, func(ctx context.Context, a *fileconn.Attachment) error { return f(ctx, a.Files) })
+	return c.conn.Change(c.ctx, what, func(ctx context.Context, a *fileconn.Attachment) error { return f(ctx, a.Files) })
 }

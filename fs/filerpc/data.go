@@ -17,7 +17,7 @@ func (s *Server) GetAttr(ctx context.Context, r *filepb.InodeRequest) (*filepb.E
 		return nil, err
 	}
 	e, err := f.GetAttr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()))
-	return entry(ctx, f, e, err, false)
+	return entry(e, err)
 }
 
 func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb.EntryResponse, error) {
@@ -32,11 +32,13 @@ func (s *Server) SetAttr(ctx context.Context, r *filepb.SetAttrRequest) (*filepb
 		}
 	}
 	who := s.caller(r.GetCaller())
-	e, err := f.SetAttr(ctx, who, fs.Ino(r.GetIno()), h, fs.SetAttr{
+	change := fs.SetAttr{
 		Mode: r.Mode, UID: r.Uid, GID: r.Gid, Size: r.Size, Atime: timeFromWire(r.GetAtime()), Mtime: timeFromWire(r.GetMtime()),
 		AtimeNow: r.GetAtimeNow(), MtimeNow: r.GetMtimeNow(), KillPriv: r.GetKillPriv() || r.Size != nil && who.KillPriv,
+	}
+	return s.making(ctx, f, r.GetIno(), func(ctx context.Context) (fs.Entry, error) {
+		return f.SetAttr(ctx, who, fs.Ino(r.GetIno()), h, change)
 	})
-	return entry(ctx, f, e, err, true)
 }
 
 func (s *Server) Access(ctx context.Context, r *filepb.AccessRequest) (*filepb.Empty, error) {
@@ -65,34 +67,43 @@ func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenR
 		return nil, errors.New(errors.KindInvalid, "opening again with O_TRUNC, O_EXCL or O_CREAT")
 	}
 	who := s.caller(r.GetCaller())
-	h, _, err := f.Open(ctx, who, fs.Ino(r.GetIno()), r.GetFlags())
-	if err == nil && r.GetFlags()&syscall.O_TRUNC != 0 {
-		err = f.Fsync(ctx, h, false)
+	if r.GetFlags()&syscall.O_TRUNC != 0 {
+		return s.openOnce(ctx, f, r.GetClient(), who, r.GetFlags(), func(ctx context.Context) (*fs.Entry, fs.Handle, error) {
+			h, _, err := f.Open(ctx, who, fs.Ino(r.GetIno()), r.GetFlags())
+			return nil, h, err
+		})
 	}
+	h, _, err := f.Open(ctx, who, fs.Ino(r.GetIno()), r.GetFlags())
 	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, nil, err)
 }
 
+// createFlags are the flags that mean nothing any more once the file is there.
+const createFlags = syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC
+
+// Create implements filepb.FilesServer.
 func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
 	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
 	who := s.caller(r.GetCaller())
-	e, h, _, err := f.Create(ctx, who, fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetFlags())
-	if err == nil {
-		err = f.SyncAll(ctx)
-	}
-	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, &e, err)
+	return s.openOnce(ctx, f, r.GetClient(), who, r.GetFlags(), func(ctx context.Context) (*fs.Entry, fs.Handle, error) {
+		e, h, _, err := f.Create(ctx, who, fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetFlags())
+		return &e, h, err
+	})
 }
 
+// Tmpfile implements filepb.FilesServer.
 func (s *Server) Tmpfile(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {
 	f, err := s.files(ctx, r.GetDir())
 	if err != nil {
 		return nil, err
 	}
 	who := s.caller(r.GetCaller())
-	e, h, _, err := f.Tmpfile(ctx, who, fs.Ino(r.GetDir()), r.GetMode(), r.GetFlags())
-	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, &e, err)
+	return s.openOnce(ctx, f, r.GetClient(), who, r.GetFlags(), func(ctx context.Context) (*fs.Entry, fs.Handle, error) {
+		e, h, _, err := f.Tmpfile(ctx, who, fs.Ino(r.GetDir()), r.GetMode(), r.GetFlags())
+		return &e, h, err
+	})
 }
 
 // opened numbers what was opened with err, and answers.
@@ -138,9 +149,15 @@ func (s *Server) Write(ctx context.Context, r *filepb.WriteRequest) (*filepb.Wri
 	if open.dir {
 		return nil, errors.Of(errors.KindBadHandle)
 	}
-	at, err := s.write(ctx, open, r)
-	if err == nil {
-		err = s.fs.Fsync(ctx, open.h, false)
+	var at uint64
+	done, err := s.once(ctx, func(ctx context.Context) (err error) {
+		if at, err = s.write(ctx, open, r); err != nil {
+			return err
+		}
+		return s.fs.Fsync(ctx, open.h, false)
+	})
+	if done != nil {
+		at = done.At
 	}
 	return &filepb.WriteResponse{At: at}, err
 }
@@ -166,10 +183,9 @@ func (s *Server) Allocate(ctx context.Context, r *filepb.RangeRequest) (*filepb.
 	if err != nil {
 		return nil, err
 	}
-	if err = s.fs.Allocate(ctx, h, r.GetOffset(), r.GetLength(), r.GetMode()); err == nil {
-		err = s.fs.Fsync(ctx, h, false)
-	}
-	return &filepb.Empty{}, err
+	return s.changing(ctx, s.fs, func(ctx context.Context) error {
+		return s.fs.Allocate(ctx, h, r.GetOffset(), r.GetLength(), r.GetMode())
+	})
 }
 
 func (s *Server) Seek(ctx context.Context, r *filepb.SeekRequest) (*filepb.NumberResponse, error) {
@@ -190,9 +206,15 @@ func (s *Server) CopyRange(ctx context.Context, r *filepb.CopyRequest) (*filepb.
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.fs.CopyRange(ctx, from, r.GetFromOffset(), to, r.GetToOffset(), r.GetLength())
-	if err == nil {
-		err = s.fs.Fsync(ctx, to, false)
+	var n uint64
+	done, err := s.once(ctx, func(ctx context.Context) (err error) {
+		if n, err = s.fs.CopyRange(ctx, from, r.GetFromOffset(), to, r.GetToOffset(), r.GetLength()); err != nil {
+			return err
+		}
+		return s.fs.Fsync(ctx, to, false)
+	})
+	if done != nil {
+		n = done.At
 	}
 	return &filepb.NumberResponse{Number: n}, err
 }
@@ -231,7 +253,9 @@ func (s *Server) SetXattr(ctx context.Context, r *filepb.XattrRequest) (*filepb.
 	if err != nil {
 		return nil, err
 	}
-	return changed(ctx, f, f.SetXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName(), r.GetValue(), r.GetFlags()))
+	return s.changing(ctx, f, func(ctx context.Context) error {
+		return f.SetXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName(), r.GetValue(), r.GetFlags())
+	})
 }
 
 func (s *Server) ListXattr(ctx context.Context, r *filepb.InodeRequest) (*filepb.NamesResponse, error) {
@@ -252,7 +276,9 @@ func (s *Server) RemoveXattr(ctx context.Context, r *filepb.XattrRequest) (*file
 	if err != nil {
 		return nil, err
 	}
-	return changed(ctx, f, f.RemoveXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName()))
+	return s.changing(ctx, f, func(ctx context.Context) error {
+		return f.RemoveXattr(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), r.GetName())
+	})
 }
 
 func (s *Server) TestLock(ctx context.Context, r *filepb.LockRequest) (*filepb.LockResponse, error) {

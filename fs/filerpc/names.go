@@ -10,26 +10,12 @@ import (
 
 // Calls about names. Each changing one is made durable before it is answered.
 
-// entry answers a call that gives an entry; with durable it waits for a majority first.
-func entry(ctx context.Context, f fs.FileSystem, e fs.Entry, err error, durable bool) (*filepb.EntryResponse, error) {
-	if err == nil && durable {
-		err = f.SyncAll(ctx)
-	}
+// entry answers a call that gives an entry.
+func entry(e fs.Entry, err error) (*filepb.EntryResponse, error) {
 	if err != nil {
 		return nil, err
 	}
 	return &filepb.EntryResponse{Attr: attrToWire(&e.Attr)}, nil
-}
-
-// changed answers a call that changed something and gives nothing.
-func changed(ctx context.Context, f fs.FileSystem, err error) (*filepb.Empty, error) {
-	if err == nil {
-		err = f.SyncAll(ctx)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &filepb.Empty{}, nil
 }
 
 func (s *Server) Lookup(ctx context.Context, r *filepb.NameRequest) (*filepb.EntryResponse, error) {
@@ -38,7 +24,7 @@ func (s *Server) Lookup(ctx context.Context, r *filepb.NameRequest) (*filepb.Ent
 		return nil, err
 	}
 	e, err := f.Lookup(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()))
-	return entry(ctx, f, e, err, false)
+	return entry(e, err)
 }
 
 func (s *Server) Mknod(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -46,8 +32,9 @@ func (s *Server) Mknod(ctx context.Context, r *filepb.MakeRequest) (*filepb.Entr
 	if err != nil {
 		return nil, err
 	}
-	e, err := f.Mknod(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetRdev())
-	return entry(ctx, f, e, err, true)
+	return s.making(ctx, f, 0, func(ctx context.Context) (fs.Entry, error) {
+		return f.Mknod(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode(), r.GetRdev())
+	})
 }
 
 func (s *Server) Mkdir(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -55,8 +42,9 @@ func (s *Server) Mkdir(ctx context.Context, r *filepb.MakeRequest) (*filepb.Entr
 	if err != nil {
 		return nil, err
 	}
-	e, err := f.Mkdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode())
-	return entry(ctx, f, e, err, true)
+	return s.making(ctx, f, 0, func(ctx context.Context) (fs.Entry, error) {
+		return f.Mkdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), r.GetMode())
+	})
 }
 
 func (s *Server) Symlink(ctx context.Context, r *filepb.MakeRequest) (*filepb.EntryResponse, error) {
@@ -64,8 +52,9 @@ func (s *Server) Symlink(ctx context.Context, r *filepb.MakeRequest) (*filepb.En
 	if err != nil {
 		return nil, err
 	}
-	e, err := f.Symlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), string(r.GetTarget()))
-	return entry(ctx, f, e, err, true)
+	return s.making(ctx, f, 0, func(ctx context.Context) (fs.Entry, error) {
+		return f.Symlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()), string(r.GetTarget()))
+	})
 }
 
 func (s *Server) Link(ctx context.Context, r *filepb.LinkRequest) (*filepb.EntryResponse, error) {
@@ -73,8 +62,9 @@ func (s *Server) Link(ctx context.Context, r *filepb.LinkRequest) (*filepb.Entry
 	if err != nil {
 		return nil, err
 	}
-	e, err := f.Link(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), fs.Ino(r.GetDir()), string(r.GetName()))
-	return entry(ctx, f, e, err, true)
+	return s.making(ctx, f, r.GetIno(), func(ctx context.Context) (fs.Entry, error) {
+		return f.Link(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetIno()), fs.Ino(r.GetDir()), string(r.GetName()))
+	})
 }
 
 func (s *Server) Unlink(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
@@ -82,7 +72,9 @@ func (s *Server) Unlink(ctx context.Context, r *filepb.NameRequest) (*filepb.Emp
 	if err != nil {
 		return nil, err
 	}
-	return changed(ctx, f, f.Unlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName())))
+	return s.changing(ctx, f, func(ctx context.Context) error {
+		return f.Unlink(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()))
+	})
 }
 
 func (s *Server) Rmdir(ctx context.Context, r *filepb.NameRequest) (*filepb.Empty, error) {
@@ -90,7 +82,9 @@ func (s *Server) Rmdir(ctx context.Context, r *filepb.NameRequest) (*filepb.Empt
 	if err != nil {
 		return nil, err
 	}
-	return changed(ctx, f, f.Rmdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName())))
+	return s.changing(ctx, f, func(ctx context.Context) error {
+		return f.Rmdir(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()))
+	})
 }
 
 func (s *Server) Rename(ctx context.Context, r *filepb.RenameRequest) (*filepb.Empty, error) {
@@ -98,8 +92,10 @@ func (s *Server) Rename(ctx context.Context, r *filepb.RenameRequest) (*filepb.E
 	if err != nil {
 		return nil, err
 	}
-	return changed(ctx, f, f.Rename(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()),
-		fs.Ino(r.GetNewDir()), string(r.GetNewName()), r.GetFlags()))
+	return s.changing(ctx, f, func(ctx context.Context) error {
+		return f.Rename(ctx, s.caller(r.GetCaller()), fs.Ino(r.GetDir()), string(r.GetName()),
+			fs.Ino(r.GetNewDir()), string(r.GetNewName()), r.GetFlags())
+	})
 }
 
 func (s *Server) OpenDir(ctx context.Context, r *filepb.InodeRequest) (*filepb.OpenResponse, error) {

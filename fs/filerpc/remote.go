@@ -86,12 +86,12 @@ func groupsOf(pid uint32) (groups []uint32) {
 
 // read runs a call that changes nothing.
 func (r *Remote) read(ctx context.Context, what string, f func(ctx context.Context, a *fileconn.Attachment) error) error {
-	return r.conn.Call(ctx, true, what, f)
+	return r.conn.Call(ctx, what, f)
 }
 
 // change runs a call that changes something.
 func (r *Remote) change(ctx context.Context, what string, f func(ctx context.Context, a *fileconn.Attachment) error) error {
-	return r.conn.Call(ctx, false, what, f)
+	return r.conn.Change(ctx, what, f)
 }
 
 // entryOf is an answer that names an inode. Nothing of it may be cached.
@@ -117,13 +117,22 @@ func (r *Remote) open(h fs.Handle) (*fileconn.Open, error) {
 	return o, nil
 }
 
-// through runs a call on an open file.
-func (r *Remote) through(ctx context.Context, h fs.Handle, idempotent bool, what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
+// through runs a call on an open file, which changes nothing.
+func (r *Remote) through(ctx context.Context, h fs.Handle, what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
 	o, err := r.open(h)
 	if err != nil {
 		return err
 	}
-	return o.Call(ctx, idempotent, what, op)
+	return o.Call(ctx, what, op)
+}
+
+// changeThrough runs a call on an open file, which changes something.
+func (r *Remote) changeThrough(ctx context.Context, h fs.Handle, what string, op func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error) error {
+	o, err := r.open(h)
+	if err != nil {
+		return err
+	}
+	return o.Change(ctx, what, op)
 }
 
 // StatFS implements fs.FileSystem.

@@ -18,9 +18,11 @@ var direct = fs.OpenInfo{DirectIO: true}
 // Open implements fs.FileSystem.
 func (r *Remote) Open(ctx context.Context, c *fs.Caller, ino fs.Ino, flags uint32) (fs.Handle, fs.OpenInfo, error) {
 	o := r.conn.NewOpen(uint64(ino), flags, false, caller(c))
-	err := r.conn.Call(ctx, flags&syscall.O_TRUNC == 0, "open", func(ctx context.Context, a *fileconn.Attachment) error {
-		return o.First(ctx, a, flags)
-	})
+	run := r.read
+	if flags&syscall.O_TRUNC != 0 {
+		run = r.change
+	}
+	err := run(ctx, "open", func(ctx context.Context, a *fileconn.Attachment) error { return o.First(ctx, a, flags) })
 	if err != nil {
 		return 0, fs.OpenInfo{}, err
 	}
@@ -68,7 +70,7 @@ func (r *Remote) Tmpfile(ctx context.Context, c *fs.Caller, dir fs.Ino, mode, fl
 func (r *Remote) Read(ctx context.Context, h fs.Handle, dst []byte, off uint64) (n int, err error) {
 	for done := 0; ; {
 		part := dst[done:min(len(dst), done+DataBytesMax)]
-		err = r.through(ctx, h, true, "read", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		err = r.through(ctx, h, "read", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 			into := filepb.DataInto{Data: part}
 			err := a.CC.Invoke(ctx, filepb.Files_Read_FullMethodName, &filepb.ReadRequest{Handle: h, Offset: off + uint64(done), Length: uint32(len(part))}, &into)
 			n = into.N
@@ -115,7 +117,7 @@ func (r *Remote) write(ctx context.Context, o *fileconn.Open, data []byte, off u
 	for done := 0; ; {
 		part := buf[:copy(buf, data[done:])]
 		begins := off + uint64(done)
-		err = o.Call(ctx, false, "write", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+		err = o.Change(ctx, "write", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 			out, err := a.Files.Write(ctx, &filepb.WriteRequest{Handle: h, Offset: begins, Data: part, Flags: flags})
 			if err == nil {
 				begins = out.GetAt()
@@ -136,7 +138,7 @@ func (r *Remote) write(ctx context.Context, o *fileconn.Open, data []byte, off u
 
 // Allocate implements fs.FileSystem.
 func (r *Remote) Allocate(ctx context.Context, h fs.Handle, off, length uint64, mode uint32) error {
-	return r.through(ctx, h, false, "fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return r.changeThrough(ctx, h, "fallocate", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Allocate(ctx, &filepb.RangeRequest{Handle: h, Offset: off, Length: length, Mode: mode})
 		return err
 	})
@@ -144,7 +146,7 @@ func (r *Remote) Allocate(ctx context.Context, h fs.Handle, off, length uint64, 
 
 // Seek implements fs.FileSystem.
 func (r *Remote) Seek(ctx context.Context, h fs.Handle, off uint64, whence int) (at uint64, err error) {
-	err = r.through(ctx, h, true, "seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = r.through(ctx, h, "seek", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		out, err := a.Files.Seek(ctx, &filepb.SeekRequest{Handle: h, Offset: off, Whence: uint32(whence)})
 		at = out.GetNumber()
 		return err
@@ -158,7 +160,7 @@ func (r *Remote) CopyRange(ctx context.Context, from fs.Handle, fromOff uint64, 
 	if err != nil {
 		return 0, err
 	}
-	err = r.through(ctx, to, false, "copy", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = r.changeThrough(ctx, to, "copy", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		sh, err := src.On(ctx, a)
 		if err != nil {
 			return err
@@ -172,7 +174,7 @@ func (r *Remote) CopyRange(ctx context.Context, from fs.Handle, fromOff uint64, 
 
 // Fsync implements fs.FileSystem.
 func (r *Remote) Fsync(ctx context.Context, h fs.Handle, dataOnly bool) error {
-	return r.through(ctx, h, true, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return r.through(ctx, h, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Fsync(ctx, &filepb.HandleRequest{Handle: h, DataOnly: dataOnly})
 		return err
 	})
@@ -184,7 +186,7 @@ func (r *Remote) Flush(ctx context.Context, h fs.Handle, owner uint64) error {
 	if err != nil {
 		return err
 	}
-	err = o.Call(ctx, true, "close", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = o.Call(ctx, "close", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.Flush(ctx, &filepb.HandleRequest{Handle: h, Owner: owner})
 		if err == nil {
 			o.NoteLock(a, owner, false, false)
@@ -223,7 +225,7 @@ const dirPage = 512
 func (r *Remote) ReadDir(ctx context.Context, h fs.Handle, cookie uint64, plus bool, yield func(fs.DirEntry) bool) error {
 	for {
 		var out *filepb.ReadDirResponse
-		err := r.through(ctx, h, true, "readdir", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) (err error) {
+		err := r.through(ctx, h, "readdir", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) (err error) {
 			out, err = a.Files.ReadDir(ctx, &filepb.ReadDirRequest{Handle: h, Cookie: cookie, Plus: plus, Max: dirPage})
 			return err
 		})
@@ -248,7 +250,7 @@ func (r *Remote) ReadDir(ctx context.Context, h fs.Handle, cookie uint64, plus b
 
 // FsyncDir implements fs.FileSystem.
 func (r *Remote) FsyncDir(ctx context.Context, h fs.Handle) error {
-	return r.through(ctx, h, true, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	return r.through(ctx, h, "fsync", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.FsyncDir(ctx, &filepb.HandleRequest{Handle: h})
 		return err
 	})

@@ -19,7 +19,7 @@ const wholeFileEnd = 1<<63 - 1
 
 // TestLock implements fs.FileSystem.
 func (r *Remote) TestLock(ctx context.Context, h fs.Handle, l fs.FileLock) (found fs.FileLock, err error) {
-	err = r.through(ctx, h, true, "getlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = r.through(ctx, h, "getlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		out, err := a.Files.TestLock(ctx, &filepb.LockRequest{Handle: h, Lock: lockToWire(l)})
 		found = lockFromWire(out.GetLock())
 		return err
@@ -34,7 +34,7 @@ func (r *Remote) SetLock(ctx context.Context, h fs.Handle, l fs.FileLock, wait b
 		return err
 	}
 	// Setting a lock twice is setting it once, and one that was held on a node that is gone fails the call.
-	err = o.Call(ctx, true, "setlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
+	err = o.Call(ctx, "setlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error {
 		_, err := a.Files.SetLock(ctx, &filepb.LockRequest{Handle: h, Lock: lockToWire(l), Wait: wait})
 		if err == nil {
 			note(o, a, l)
@@ -61,7 +61,7 @@ func (r *Remote) unlock(o *fileconn.Open, l fs.FileLock) {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockWait)
 	defer cancel()
 	l.Type = fs.LockUnlock
-	_ = o.Call(ctx, true, "setlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error { // or it goes with the handle
+	_ = o.Call(ctx, "setlk", func(ctx context.Context, a *fileconn.Attachment, h *filepb.Handle) error { // or it goes with the handle
 		_, err := a.Files.SetLock(ctx, &filepb.LockRequest{Handle: h, Lock: lockToWire(l)})
 		return err
 	})

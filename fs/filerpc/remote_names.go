@@ -43,7 +43,7 @@ func (r *Remote) SetAttr(ctx context.Context, c *fs.Caller, ino fs.Ino, h fs.Han
 		return err
 	}
 	if h != 0 {
-		return e, r.through(ctx, h, false, "setattr", set)
+		return e, r.changeThrough(ctx, h, "setattr", set)
 	}
 	return e, r.change(ctx, "setattr", func(ctx context.Context, a *fileconn.Attachment) error { return set(ctx, a, nil) })
 }

@@ -49,7 +49,7 @@ const Nobody = 65534
 type Options struct {
 	// Open gives the file system; it is called when the first client comes, so that a node without
 	// thin clients runs no file server, and again by a later one if it failed. ctx ends after openWait.
-	Open func(ctx context.Context) (fs.FileSystem, error)
+	Open func(ctx context.Context) (FileSystem, error)
 	// Identity says whether a client may act as this claimed uid and gid; nil: nobody may.
 	Identity func(uid, gid uint32) bool
 	// Node is this node's id.
@@ -66,6 +66,12 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// FileSystem is what the service needs of a file server.
+type FileSystem interface {
+	fs.FileSystem
+	fs.Sessions
+}
+
 // Server implements filepb.FilesServer.
 type Server struct {
 	filepb.UnimplementedFilesServer
@@ -74,7 +80,7 @@ type Server struct {
 	stop        chan struct{}
 
 	openMu  sync.Mutex
-	fs      fs.FileSystem
+	fs      FileSystem
 	opening chan struct{} // closed when the attempt to open the file system is over; nil: none is under way
 	openErr error         // of the last attempt
 
@@ -91,6 +97,7 @@ type client struct {
 	expiry  *time.Timer
 	handles map[uint64]*handle
 	next    uint64
+	session *handle // its session, open here; nil: it is not
 }
 
 // handle is an open file or directory.
@@ -149,7 +156,7 @@ func (s *Server) Close() {
 
 // files returns the file system, for a request that names these inodes: no caller of the wire's
 // may name what is none (0, the numbers of other locks).
-func (s *Server) files(ctx context.Context, inodes ...uint64) (fs.FileSystem, error) {
+func (s *Server) files(ctx context.Context, inodes ...uint64) (FileSystem, error) {
 	for _, ino := range inodes {
 		if ino == 0 || ino > layout.MaxIno {
 			return nil, errors.New(errors.KindNotExist, "there is no inode %d", ino)
@@ -159,7 +166,7 @@ func (s *Server) files(ctx context.Context, inodes ...uint64) (fs.FileSystem, er
 }
 
 // fileSystem returns the file system, opening it at the first call; ctx bounds the wait.
-func (s *Server) fileSystem(ctx context.Context) (fs.FileSystem, error) {
+func (s *Server) fileSystem(ctx context.Context) (FileSystem, error) {
 	s.openMu.Lock()
 	if s.fs != nil {
 		defer s.openMu.Unlock()
@@ -320,6 +327,9 @@ func (c *client) all() []*handle {
 	open := make([]*handle, 0, len(c.handles))
 	for _, h := range c.handles {
 		open = append(open, h)
+	}
+	if c.session != nil {
+		open = append(open, c.session)
 	}
 	return open
 }

@@ -48,7 +48,7 @@ func start(t *testing.T, opt filerpc.Options) *service {
 	must(t, err)
 	must(t, s.files.Attach(ctx, fs.Backend{Store: store, Clerk: clerk, Log: log}))
 	if opt.Open == nil {
-		opt.Open = func(context.Context) (fs.FileSystem, error) { return s.files, nil }
+		opt.Open = func(context.Context) (filerpc.FileSystem, error) { return s.files, nil }
 	}
 	opt.Node, opt.Logger = "n", slog.New(slog.DiscardHandler)
 	s.rpc = filerpc.NewServer(opt)
@@ -261,7 +261,7 @@ func TestLimits(t *testing.T) {
 func TestOpenAgain(t *testing.T) {
 	var s *service
 	tries := 0
-	s = start(t, filerpc.Options{Open: func(context.Context) (fs.FileSystem, error) {
+	s = start(t, filerpc.Options{Open: func(context.Context) (filerpc.FileSystem, error) {
 		if tries++; tries == 1 {
 			return nil, errors.New(errors.KindUnavailable, "no leader")
 		}
@@ -287,7 +287,7 @@ func TestGarbage(t *testing.T) {
 	requests := map[protoreflect.FullName]func() proto.Message{}
 	for _, m := range []proto.Message{&filepb.InodeRequest{}, &filepb.NameRequest{}, &filepb.AccessRequest{}, &filepb.MakeRequest{}, &filepb.LinkRequest{},
 		&filepb.RenameRequest{}, &filepb.SetAttrRequest{}, &filepb.OpenRequest{}, &filepb.HandleRequest{}, &filepb.ReadRequest{}, &filepb.WriteRequest{},
-		&filepb.RangeRequest{}, &filepb.SeekRequest{}, &filepb.CopyRequest{}, &filepb.ReadDirRequest{}, &filepb.XattrRequest{}, &filepb.LockRequest{}, &filepb.Empty{}} {
+		&filepb.RangeRequest{}, &filepb.SeekRequest{}, &filepb.CopyRequest{}, &filepb.ReadDirRequest{}, &filepb.XattrRequest{}, &filepb.LockRequest{}, &filepb.Empty{}, &filepb.SessionRequest{}} {
 		requests[m.ProtoReflect().Descriptor().FullName()] = func() proto.Message { return m.ProtoReflect().New().Interface() }
 	}
 	for range 60 {

@@ -42,11 +42,13 @@ type Flags uint16
 // The flags. FlagInline: the data (a file's bytes, a symlink's target, a
 // directory's entries) stands in Inode.Inline. FlagOrphan: nlink is 0 and the
 // inode stands in an orphan list. FlagTruncating: blocks from TrimFrom on are
-// still to be freed, and the inode stands in an orphan list.
+// still to be freed, and the inode stands in an orphan list. FlagClient: the inode is
+// a thin client's session, an orphan whose inline data is its table (client.go).
 const (
 	FlagInline Flags = 1 << iota
 	FlagOrphan
 	FlagTruncating
+	FlagClient
 	flagsKnown = 1<<iota - 1
 )
 

@@ -156,7 +156,7 @@ func (n *Node) members() ([]cluster.Member, uint64) {
 }
 
 // openFiles starts the node's own file server, at the first thin client.
-func (n *Node) openFiles(ctx context.Context) (fs.FileSystem, error) {
+func (n *Node) openFiles(ctx context.Context) (filerpc.FileSystem, error) {
 	n.fileMu.Lock()
 	defer n.fileMu.Unlock()
 	if n.fileSrv != nil {

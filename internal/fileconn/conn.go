@@ -4,9 +4,9 @@
 //
 // # Contract
 //
-// A call that a node does not answer goes to another node if it is idempotent, for at most the
-// connection's wait; the outcome of another is unknown then, and that is told (KindIO), never silently
-// repeated. An Open (an open file or directory) is opened again, by its inode number, on whichever node is in use, and
+// A call that a node does not answer goes to another node, for at most the connection's wait. One that changes something is
+// done once all the same (once.go): the nodes keep its number and its outcome with the change itself. Where they cannot tell any more, that
+// is told (KindIO). An Open (an open file or directory) is opened again, by its inode number, on whichever node is in use, and
 // that as soon as the node changes, so that a file that has lost its name stays.
 package fileconn
 
@@ -37,6 +37,8 @@ type Conn struct {
 	wait  time.Duration
 	turn  Gate // held by who searches a node
 
+	session session
+
 	mu      sync.Mutex
 	current *Attachment
 	opens   map[*Open]struct{}
@@ -52,6 +54,9 @@ type Attachment struct {
 	Incarnation string // of the file service: handles belong to it
 	stop        context.CancelFunc
 	dead        chan struct{} // closed when the stream broke
+
+	turn    Gate                    // held by who opens the session
+	session *filepb.SessionResponse // the client's, as opened here; nil: not yet
 }
 
 // New makes a connection to the cluster with these nodes, without a node yet. wait bounds the search for one that
@@ -59,6 +64,7 @@ type Attachment struct {
 func New(addrs []string, wait time.Duration) *Conn {
 	c := &Conn{addrs: addrs, id: make([]byte, 16), wait: wait, turn: NewGate(), opens: map[*Open]struct{}{}}
 	_, _ = rand.Read(c.id) // never fails: crypto/rand
+	c.session.init()
 	return c
 }
 
@@ -160,7 +166,7 @@ func (c *Conn) attach(ctx context.Context, addr string) (*Attachment, error) {
 		return nil, errors.New(errors.KindInvalid, "address %s: %w", addr, err)
 	}
 	life, stop := context.WithCancel(context.Background())
-	a := &Attachment{Addr: addr, CC: cc, Files: filepb.NewFilesClient(cc), stop: stop, dead: make(chan struct{})}
+	a := &Attachment{Addr: addr, CC: cc, Files: filepb.NewFilesClient(cc), stop: stop, dead: make(chan struct{}), turn: NewGate()}
 	first := make(chan attached, 1)
 	go a.listen(life, c.id, first)
 	timer := time.NewTimer(attachWait)
@@ -237,6 +243,7 @@ func (c *Conn) Leave() {
 
 // Close gives the connection up; what is under way on it fails.
 func (c *Conn) Close() {
+	c.closeSession()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -256,41 +263,50 @@ func Lost(err error) bool {
 	return false
 }
 
-// Call runs f on a live attachment. An idempotent call is repeated on another
-// node when one fails, for at most the client's wait; another's outcome is then unknown, and that is told
-// (KindIO), never silently repeated.
-func (c *Conn) Call(ctx context.Context, idempotent bool, what string, f func(ctx context.Context, a *Attachment) error) error {
+// Call runs f, which changes nothing, on a live attachment, and again on another node when that fails, for at most the
+// connection's wait.
+func (c *Conn) Call(ctx context.Context, what string, f func(ctx context.Context, a *Attachment) error) error {
+	return c.call(ctx, what, func() bool { return false }, f)
+}
+
+// call is Call and Change; doubt reports whether a change may have been done when its context ends, or the wait.
+func (c *Conn) call(ctx context.Context, what string, doubt func() bool, f func(ctx context.Context, a *Attachment) error) error {
 	started := time.Now()
 	for tries := 1; ; tries++ {
 		a, err := c.Get(ctx)
 		if err != nil {
-			return err
+			return unsure(doubt(), what, err)
 		}
 		err = f(ctx, a)
 		switch {
 		case err == nil:
 			return nil
 		case over(ctx, err):
-			return ended(ctx, what, idempotent)
+			return ended(ctx, what, doubt())
 		case !Lost(err):
 			return err
 		}
 		c.failed(a)
-		switch {
-		case !idempotent:
-			return errors.New(errors.KindIO, "%s: node %s failed before it answered, so whether it was done is unknown: look, then decide (%w)", what, a.Addr, err)
-		case c.wait > 0 && time.Since(started) > c.wait:
-			return errors.New(errors.KindUnavailable, "%s: no node could do it within %s: %w", what, c.wait, err)
+		if c.wait > 0 && time.Since(started) > c.wait {
+			return unsure(doubt(), what, errors.New(errors.KindUnavailable, "%s: no node could do it within %s: %w", what, c.wait, err))
 		}
 		if tries%len(c.addrs) != 0 {
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return ended(ctx, what, idempotent)
+			return ended(ctx, what, doubt())
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// unsure says of the end of a call that its change may have been done all the same.
+func unsure(doubt bool, what string, err error) error {
+	if !doubt {
+		return err
+	}
+	return errors.New(errors.KindIO, "%s: whether it was done is unknown: look, then decide (%w)", what, err)
 }
 
 // over reports whether ctx has ended. gRPC tells of a deadline a moment before the context does.
@@ -302,8 +318,8 @@ func over(ctx context.Context, err error) bool {
 }
 
 // ended is the error of a call whose context ended first.
-func ended(ctx context.Context, what string, idempotent bool) error {
-	if idempotent {
+func ended(ctx context.Context, what string, doubt bool) error {
+	if !doubt {
 		return errors.New(errors.KindOf(ctx.Err()), "%s: %w", what, ctx.Err())
 	}
 	return errors.New(errors.KindOf(ctx.Err()), "%s: whether it was done is unknown: %w", what, ctx.Err())

@@ -142,9 +142,18 @@ func (o *Open) open(ctx context.Context, a *Attachment, flags uint32, again bool
 	return r.GetNumber(), nil
 }
 
-// Call runs one operation on the open file, opening it again first where the node changed; see Conn.Call.
-func (o *Open) Call(ctx context.Context, idempotent bool, what string, op func(ctx context.Context, a *Attachment, h *filepb.Handle) error) error {
-	return o.c.Call(ctx, idempotent, what, func(ctx context.Context, a *Attachment) error {
+// Call runs one operation that changes nothing on the open file, opening it again first where the node changed; see Conn.Call.
+func (o *Open) Call(ctx context.Context, what string, op func(ctx context.Context, a *Attachment, h *filepb.Handle) error) error {
+	return o.c.Call(ctx, what, o.through(op))
+}
+
+// Change is Call of an operation that changes something; see Conn.Change.
+func (o *Open) Change(ctx context.Context, what string, op func(ctx context.Context, a *Attachment, h *filepb.Handle) error) error {
+	return o.c.Change(ctx, what, o.through(op))
+}
+
+func (o *Open) through(op func(ctx context.Context, a *Attachment, h *filepb.Handle) error) func(ctx context.Context, a *Attachment) error {
+	return func(ctx context.Context, a *Attachment) error {
 		h, err := o.On(ctx, a)
 		if err != nil {
 			return err
@@ -158,7 +167,7 @@ func (o *Open) Call(ctx context.Context, idempotent bool, what string, op func(c
 			return err
 		}
 		return op(ctx, a, h)
-	})
+	}
 }
 
 // NoteLock notes what became of a lock of owner, set or let go (as a whole) on the node of a.

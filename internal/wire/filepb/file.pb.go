@@ -157,6 +157,188 @@ func (x *AttachResponse) GetNode() string {
 	return ""
 }
 
+type SessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        []byte                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"` // that it has; 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequest) Reset() {
+	*x = SessionRequest{}
+	mi := &file_file_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequest) ProtoMessage() {}
+
+func (x *SessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_file_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
+func (*SessionRequest) Descriptor() ([]byte, []int) {
+	return file_file_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SessionRequest) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *SessionRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+type SessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResponse) Reset() {
+	*x = SessionResponse{}
+	mi := &file_file_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResponse) ProtoMessage() {}
+
+func (x *SessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_file_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
+func (*SessionResponse) Descriptor() ([]byte, []int) {
+	return file_file_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SessionResponse) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *SessionResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// Once names a changing request, in the metadata "dfs-once-bin" of its call. A request that was done already is answered as
+// it was; one of an older generation is refused. Without it a request is done as often as it comes.
+type Once struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        []byte                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Slot          uint32                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`     // one request of a slot is under way at a time
+	Number        uint64                 `protobuf:"varint,5,opt,name=number,proto3" json:"number,omitempty"` // rises within its slot
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Once) Reset() {
+	*x = Once{}
+	mi := &file_file_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Once) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Once) ProtoMessage() {}
+
+func (x *Once) ProtoReflect() protoreflect.Message {
+	mi := &file_file_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Once.ProtoReflect.Descriptor instead.
+func (*Once) Descriptor() ([]byte, []int) {
+	return file_file_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Once) GetClient() []byte {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *Once) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Once) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Once) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Once) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // Caller is who asks, as claimed; squashed unless the server allows it.
 type Caller struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -170,7 +352,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_file_proto_msgTypes[3]
+	mi := &file_file_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +364,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[3]
+	mi := &file_file_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +377,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{3}
+	return file_file_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Caller) GetUid() uint32 {
@@ -237,7 +419,7 @@ type InodeRequest struct {
 
 func (x *InodeRequest) Reset() {
 	*x = InodeRequest{}
-	mi := &file_file_proto_msgTypes[4]
+	mi := &file_file_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +431,7 @@ func (x *InodeRequest) String() string {
 func (*InodeRequest) ProtoMessage() {}
 
 func (x *InodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[4]
+	mi := &file_file_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +444,7 @@ func (x *InodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InodeRequest.ProtoReflect.Descriptor instead.
 func (*InodeRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{4}
+	return file_file_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InodeRequest) GetCaller() *Caller {
@@ -297,7 +479,7 @@ type NameRequest struct {
 
 func (x *NameRequest) Reset() {
 	*x = NameRequest{}
-	mi := &file_file_proto_msgTypes[5]
+	mi := &file_file_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +491,7 @@ func (x *NameRequest) String() string {
 func (*NameRequest) ProtoMessage() {}
 
 func (x *NameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[5]
+	mi := &file_file_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +504,7 @@ func (x *NameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameRequest.ProtoReflect.Descriptor instead.
 func (*NameRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{5}
+	return file_file_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NameRequest) GetCaller() *Caller {
@@ -357,7 +539,7 @@ type AccessRequest struct {
 
 func (x *AccessRequest) Reset() {
 	*x = AccessRequest{}
-	mi := &file_file_proto_msgTypes[6]
+	mi := &file_file_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +551,7 @@ func (x *AccessRequest) String() string {
 func (*AccessRequest) ProtoMessage() {}
 
 func (x *AccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[6]
+	mi := &file_file_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +564,7 @@ func (x *AccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRequest.ProtoReflect.Descriptor instead.
 func (*AccessRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{6}
+	return file_file_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AccessRequest) GetCaller() *Caller {
@@ -422,7 +604,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_file_proto_msgTypes[7]
+	mi := &file_file_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +616,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[7]
+	mi := &file_file_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +629,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{7}
+	return file_file_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MakeRequest) GetCaller() *Caller {
@@ -518,7 +700,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_file_proto_msgTypes[8]
+	mi := &file_file_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +712,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[8]
+	mi := &file_file_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +725,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{8}
+	return file_file_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LinkRequest) GetCaller() *Caller {
@@ -588,7 +770,7 @@ type RenameRequest struct {
 
 func (x *RenameRequest) Reset() {
 	*x = RenameRequest{}
-	mi := &file_file_proto_msgTypes[9]
+	mi := &file_file_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +782,7 @@ func (x *RenameRequest) String() string {
 func (*RenameRequest) ProtoMessage() {}
 
 func (x *RenameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[9]
+	mi := &file_file_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +795,7 @@ func (x *RenameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameRequest.ProtoReflect.Descriptor instead.
 func (*RenameRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{9}
+	return file_file_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RenameRequest) GetCaller() *Caller {
@@ -668,7 +850,7 @@ type Time struct {
 
 func (x *Time) Reset() {
 	*x = Time{}
-	mi := &file_file_proto_msgTypes[10]
+	mi := &file_file_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +862,7 @@ func (x *Time) String() string {
 func (*Time) ProtoMessage() {}
 
 func (x *Time) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[10]
+	mi := &file_file_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +875,7 @@ func (x *Time) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Time.ProtoReflect.Descriptor instead.
 func (*Time) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{10}
+	return file_file_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Time) GetSeconds() int64 {
@@ -730,7 +912,7 @@ type Attr struct {
 
 func (x *Attr) Reset() {
 	*x = Attr{}
-	mi := &file_file_proto_msgTypes[11]
+	mi := &file_file_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +924,7 @@ func (x *Attr) String() string {
 func (*Attr) ProtoMessage() {}
 
 func (x *Attr) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[11]
+	mi := &file_file_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +937,7 @@ func (x *Attr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attr.ProtoReflect.Descriptor instead.
 func (*Attr) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{11}
+	return file_file_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Attr) GetIno() uint64 {
@@ -851,7 +1033,7 @@ type EntryResponse struct {
 
 func (x *EntryResponse) Reset() {
 	*x = EntryResponse{}
-	mi := &file_file_proto_msgTypes[12]
+	mi := &file_file_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1045,7 @@ func (x *EntryResponse) String() string {
 func (*EntryResponse) ProtoMessage() {}
 
 func (x *EntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[12]
+	mi := &file_file_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1058,7 @@ func (x *EntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryResponse.ProtoReflect.Descriptor instead.
 func (*EntryResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{12}
+	return file_file_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EntryResponse) GetAttr() *Attr {
@@ -895,7 +1077,7 @@ type TextResponse struct {
 
 func (x *TextResponse) Reset() {
 	*x = TextResponse{}
-	mi := &file_file_proto_msgTypes[13]
+	mi := &file_file_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1089,7 @@ func (x *TextResponse) String() string {
 func (*TextResponse) ProtoMessage() {}
 
 func (x *TextResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[13]
+	mi := &file_file_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1102,7 @@ func (x *TextResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextResponse.ProtoReflect.Descriptor instead.
 func (*TextResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{13}
+	return file_file_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TextResponse) GetText() []byte {
@@ -939,7 +1121,7 @@ type DataResponse struct {
 
 func (x *DataResponse) Reset() {
 	*x = DataResponse{}
-	mi := &file_file_proto_msgTypes[14]
+	mi := &file_file_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1133,7 @@ func (x *DataResponse) String() string {
 func (*DataResponse) ProtoMessage() {}
 
 func (x *DataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[14]
+	mi := &file_file_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1146,7 @@ func (x *DataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataResponse.ProtoReflect.Descriptor instead.
 func (*DataResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{14}
+	return file_file_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DataResponse) GetData() []byte {
@@ -983,7 +1165,7 @@ type NamesResponse struct {
 
 func (x *NamesResponse) Reset() {
 	*x = NamesResponse{}
-	mi := &file_file_proto_msgTypes[15]
+	mi := &file_file_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1177,7 @@ func (x *NamesResponse) String() string {
 func (*NamesResponse) ProtoMessage() {}
 
 func (x *NamesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[15]
+	mi := &file_file_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1190,7 @@ func (x *NamesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamesResponse.ProtoReflect.Descriptor instead.
 func (*NamesResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{15}
+	return file_file_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NamesResponse) GetNames() [][]byte {
@@ -1027,7 +1209,7 @@ type NumberResponse struct {
 
 func (x *NumberResponse) Reset() {
 	*x = NumberResponse{}
-	mi := &file_file_proto_msgTypes[16]
+	mi := &file_file_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1221,7 @@ func (x *NumberResponse) String() string {
 func (*NumberResponse) ProtoMessage() {}
 
 func (x *NumberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[16]
+	mi := &file_file_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1234,7 @@ func (x *NumberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NumberResponse.ProtoReflect.Descriptor instead.
 func (*NumberResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{16}
+	return file_file_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NumberResponse) GetNumber() uint64 {
@@ -1082,7 +1264,7 @@ type SetAttrRequest struct {
 
 func (x *SetAttrRequest) Reset() {
 	*x = SetAttrRequest{}
-	mi := &file_file_proto_msgTypes[17]
+	mi := &file_file_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1276,7 @@ func (x *SetAttrRequest) String() string {
 func (*SetAttrRequest) ProtoMessage() {}
 
 func (x *SetAttrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[17]
+	mi := &file_file_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1289,7 @@ func (x *SetAttrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttrRequest.ProtoReflect.Descriptor instead.
 func (*SetAttrRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{17}
+	return file_file_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetAttrRequest) GetCaller() *Caller {
@@ -1205,7 +1387,7 @@ type Handle struct {
 
 func (x *Handle) Reset() {
 	*x = Handle{}
-	mi := &file_file_proto_msgTypes[18]
+	mi := &file_file_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1399,7 @@ func (x *Handle) String() string {
 func (*Handle) ProtoMessage() {}
 
 func (x *Handle) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[18]
+	mi := &file_file_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1412,7 @@ func (x *Handle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handle.ProtoReflect.Descriptor instead.
 func (*Handle) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{18}
+	return file_file_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Handle) GetClient() []byte {
@@ -1262,7 +1444,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_file_proto_msgTypes[19]
+	mi := &file_file_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1456,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[19]
+	mi := &file_file_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1469,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{19}
+	return file_file_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OpenRequest) GetCaller() *Caller {
@@ -1335,7 +1517,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_file_proto_msgTypes[20]
+	mi := &file_file_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1529,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[20]
+	mi := &file_file_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1542,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{20}
+	return file_file_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OpenResponse) GetNumber() uint64 {
@@ -1388,7 +1570,7 @@ type HandleRequest struct {
 
 func (x *HandleRequest) Reset() {
 	*x = HandleRequest{}
-	mi := &file_file_proto_msgTypes[21]
+	mi := &file_file_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1582,7 @@ func (x *HandleRequest) String() string {
 func (*HandleRequest) ProtoMessage() {}
 
 func (x *HandleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[21]
+	mi := &file_file_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1595,7 @@ func (x *HandleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandleRequest.ProtoReflect.Descriptor instead.
 func (*HandleRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{21}
+	return file_file_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HandleRequest) GetHandle() *Handle {
@@ -1448,7 +1630,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_file_proto_msgTypes[22]
+	mi := &file_file_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1642,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[22]
+	mi := &file_file_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1655,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{22}
+	return file_file_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadRequest) GetHandle() *Handle {
@@ -1510,7 +1692,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_file_proto_msgTypes[23]
+	mi := &file_file_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1704,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[23]
+	mi := &file_file_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1717,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{23}
+	return file_file_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WriteRequest) GetHandle() *Handle {
@@ -1575,7 +1757,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_file_proto_msgTypes[24]
+	mi := &file_file_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1769,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[24]
+	mi := &file_file_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1782,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{24}
+	return file_file_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WriteResponse) GetAt() uint64 {
@@ -1622,7 +1804,7 @@ type RangeRequest struct {
 
 func (x *RangeRequest) Reset() {
 	*x = RangeRequest{}
-	mi := &file_file_proto_msgTypes[25]
+	mi := &file_file_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1816,7 @@ func (x *RangeRequest) String() string {
 func (*RangeRequest) ProtoMessage() {}
 
 func (x *RangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[25]
+	mi := &file_file_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1829,7 @@ func (x *RangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRequest.ProtoReflect.Descriptor instead.
 func (*RangeRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{25}
+	return file_file_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RangeRequest) GetHandle() *Handle {
@@ -1689,7 +1871,7 @@ type SeekRequest struct {
 
 func (x *SeekRequest) Reset() {
 	*x = SeekRequest{}
-	mi := &file_file_proto_msgTypes[26]
+	mi := &file_file_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1883,7 @@ func (x *SeekRequest) String() string {
 func (*SeekRequest) ProtoMessage() {}
 
 func (x *SeekRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[26]
+	mi := &file_file_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1896,7 @@ func (x *SeekRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeekRequest.ProtoReflect.Descriptor instead.
 func (*SeekRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{26}
+	return file_file_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SeekRequest) GetHandle() *Handle {
@@ -1751,7 +1933,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_file_proto_msgTypes[27]
+	mi := &file_file_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1945,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[27]
+	mi := &file_file_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1958,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{27}
+	return file_file_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CopyRequest) GetFrom() *Handle {
@@ -1826,7 +2008,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_file_proto_msgTypes[28]
+	mi := &file_file_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2020,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[28]
+	mi := &file_file_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2033,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{28}
+	return file_file_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadDirRequest) GetHandle() *Handle {
@@ -1895,7 +2077,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_file_proto_msgTypes[29]
+	mi := &file_file_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2089,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[29]
+	mi := &file_file_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2102,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{29}
+	return file_file_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -1968,7 +2150,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_file_proto_msgTypes[30]
+	mi := &file_file_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2162,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[30]
+	mi := &file_file_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2175,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{30}
+	return file_file_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadDirResponse) GetEntries() []*DirEntry {
@@ -2023,7 +2205,7 @@ type XattrRequest struct {
 
 func (x *XattrRequest) Reset() {
 	*x = XattrRequest{}
-	mi := &file_file_proto_msgTypes[31]
+	mi := &file_file_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2217,7 @@ func (x *XattrRequest) String() string {
 func (*XattrRequest) ProtoMessage() {}
 
 func (x *XattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[31]
+	mi := &file_file_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2230,7 @@ func (x *XattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XattrRequest.ProtoReflect.Descriptor instead.
 func (*XattrRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{31}
+	return file_file_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *XattrRequest) GetCaller() *Caller {
@@ -2097,7 +2279,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_file_proto_msgTypes[32]
+	mi := &file_file_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2291,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[32]
+	mi := &file_file_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2304,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{32}
+	return file_file_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LockRequest) GetHandle() *Handle {
@@ -2160,7 +2342,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_file_proto_msgTypes[33]
+	mi := &file_file_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2354,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[33]
+	mi := &file_file_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2367,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{33}
+	return file_file_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Lock) GetOwner() uint64 {
@@ -2239,7 +2421,7 @@ type LockResponse struct {
 
 func (x *LockResponse) Reset() {
 	*x = LockResponse{}
-	mi := &file_file_proto_msgTypes[34]
+	mi := &file_file_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2433,7 @@ func (x *LockResponse) String() string {
 func (*LockResponse) ProtoMessage() {}
 
 func (x *LockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[34]
+	mi := &file_file_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2446,7 @@ func (x *LockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockResponse.ProtoReflect.Descriptor instead.
 func (*LockResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{34}
+	return file_file_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LockResponse) GetLock() *Lock {
@@ -2287,7 +2469,7 @@ type StatFSResponse struct {
 
 func (x *StatFSResponse) Reset() {
 	*x = StatFSResponse{}
-	mi := &file_file_proto_msgTypes[35]
+	mi := &file_file_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2481,7 @@ func (x *StatFSResponse) String() string {
 func (*StatFSResponse) ProtoMessage() {}
 
 func (x *StatFSResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_file_proto_msgTypes[35]
+	mi := &file_file_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2494,7 @@ func (x *StatFSResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSResponse.ProtoReflect.Descriptor instead.
 func (*StatFSResponse) Descriptor() ([]byte, []int) {
-	return file_file_proto_rawDescGZIP(), []int{35}
+	return file_file_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StatFSResponse) GetBlocks() uint64 {
@@ -2361,7 +2543,23 @@ const file_file_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\fR\x06client\"F\n" +
 	"\x0eAttachResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"Z\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"B\n" +
+	"\x0eSessionRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\fR\x06client\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"K\n" +
+	"\x0fSessionResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"\x84\x01\n" +
+	"\x04Once\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\fR\x06client\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04slot\x18\x04 \x01(\rR\x04slot\x12\x16\n" +
+	"\x06number\x18\x05 \x01(\x04R\x06number\"Z\n" +
 	"\x06Caller\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\rR\x03gid\x12\x16\n" +
@@ -2527,9 +2725,11 @@ const file_file_proto_rawDesc = "" +
 	"\x05avail\x18\x03 \x01(\x04R\x05avail\x12\x14\n" +
 	"\x05files\x18\x04 \x01(\x04R\x05files\x12\x1d\n" +
 	"\n" +
-	"files_free\x18\x05 \x01(\x04R\tfilesFree2\xc0\x11\n" +
+	"files_free\x18\x05 \x01(\x04R\tfilesFree2\xcb\x12\n" +
 	"\x05Files\x12C\n" +
-	"\x06Attach\x12\x1a.dfs.file.v1.AttachRequest\x1a\x1b.dfs.file.v1.AttachResponse0\x01\x12>\n" +
+	"\x06Attach\x12\x1a.dfs.file.v1.AttachRequest\x1a\x1b.dfs.file.v1.AttachResponse0\x01\x12H\n" +
+	"\vOpenSession\x12\x1b.dfs.file.v1.SessionRequest\x1a\x1c.dfs.file.v1.SessionResponse\x12?\n" +
+	"\fCloseSession\x12\x1b.dfs.file.v1.SessionRequest\x1a\x12.dfs.file.v1.Empty\x12>\n" +
 	"\x06Lookup\x12\x18.dfs.file.v1.NameRequest\x1a\x1a.dfs.file.v1.EntryResponse\x12@\n" +
 	"\aGetAttr\x12\x19.dfs.file.v1.InodeRequest\x1a\x1a.dfs.file.v1.EntryResponse\x12B\n" +
 	"\aSetAttr\x12\x1b.dfs.file.v1.SetAttrRequest\x1a\x1a.dfs.file.v1.EntryResponse\x128\n" +
@@ -2579,151 +2779,158 @@ func file_file_proto_rawDescGZIP() []byte {
 	return file_file_proto_rawDescData
 }
 
-var file_file_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_file_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_file_proto_goTypes = []any{
 	(*Empty)(nil),           // 0: dfs.file.v1.Empty
 	(*AttachRequest)(nil),   // 1: dfs.file.v1.AttachRequest
 	(*AttachResponse)(nil),  // 2: dfs.file.v1.AttachResponse
-	(*Caller)(nil),          // 3: dfs.file.v1.Caller
-	(*InodeRequest)(nil),    // 4: dfs.file.v1.InodeRequest
-	(*NameRequest)(nil),     // 5: dfs.file.v1.NameRequest
-	(*AccessRequest)(nil),   // 6: dfs.file.v1.AccessRequest
-	(*MakeRequest)(nil),     // 7: dfs.file.v1.MakeRequest
-	(*LinkRequest)(nil),     // 8: dfs.file.v1.LinkRequest
-	(*RenameRequest)(nil),   // 9: dfs.file.v1.RenameRequest
-	(*Time)(nil),            // 10: dfs.file.v1.Time
-	(*Attr)(nil),            // 11: dfs.file.v1.Attr
-	(*EntryResponse)(nil),   // 12: dfs.file.v1.EntryResponse
-	(*TextResponse)(nil),    // 13: dfs.file.v1.TextResponse
-	(*DataResponse)(nil),    // 14: dfs.file.v1.DataResponse
-	(*NamesResponse)(nil),   // 15: dfs.file.v1.NamesResponse
-	(*NumberResponse)(nil),  // 16: dfs.file.v1.NumberResponse
-	(*SetAttrRequest)(nil),  // 17: dfs.file.v1.SetAttrRequest
-	(*Handle)(nil),          // 18: dfs.file.v1.Handle
-	(*OpenRequest)(nil),     // 19: dfs.file.v1.OpenRequest
-	(*OpenResponse)(nil),    // 20: dfs.file.v1.OpenResponse
-	(*HandleRequest)(nil),   // 21: dfs.file.v1.HandleRequest
-	(*ReadRequest)(nil),     // 22: dfs.file.v1.ReadRequest
-	(*WriteRequest)(nil),    // 23: dfs.file.v1.WriteRequest
-	(*WriteResponse)(nil),   // 24: dfs.file.v1.WriteResponse
-	(*RangeRequest)(nil),    // 25: dfs.file.v1.RangeRequest
-	(*SeekRequest)(nil),     // 26: dfs.file.v1.SeekRequest
-	(*CopyRequest)(nil),     // 27: dfs.file.v1.CopyRequest
-	(*ReadDirRequest)(nil),  // 28: dfs.file.v1.ReadDirRequest
-	(*DirEntry)(nil),        // 29: dfs.file.v1.DirEntry
-	(*ReadDirResponse)(nil), // 30: dfs.file.v1.ReadDirResponse
-	(*XattrRequest)(nil),    // 31: dfs.file.v1.XattrRequest
-	(*LockRequest)(nil),     // 32: dfs.file.v1.LockRequest
-	(*Lock)(nil),            // 33: dfs.file.v1.Lock
-	(*LockResponse)(nil),    // 34: dfs.file.v1.LockResponse
-	(*StatFSResponse)(nil),  // 35: dfs.file.v1.StatFSResponse
+	(*SessionRequest)(nil),  // 3: dfs.file.v1.SessionRequest
+	(*SessionResponse)(nil), // 4: dfs.file.v1.SessionResponse
+	(*Once)(nil),            // 5: dfs.file.v1.Once
+	(*Caller)(nil),          // 6: dfs.file.v1.Caller
+	(*InodeRequest)(nil),    // 7: dfs.file.v1.InodeRequest
+	(*NameRequest)(nil),     // 8: dfs.file.v1.NameRequest
+	(*AccessRequest)(nil),   // 9: dfs.file.v1.AccessRequest
+	(*MakeRequest)(nil),     // 10: dfs.file.v1.MakeRequest
+	(*LinkRequest)(nil),     // 11: dfs.file.v1.LinkRequest
+	(*RenameRequest)(nil),   // 12: dfs.file.v1.RenameRequest
+	(*Time)(nil),            // 13: dfs.file.v1.Time
+	(*Attr)(nil),            // 14: dfs.file.v1.Attr
+	(*EntryResponse)(nil),   // 15: dfs.file.v1.EntryResponse
+	(*TextResponse)(nil),    // 16: dfs.file.v1.TextResponse
+	(*DataResponse)(nil),    // 17: dfs.file.v1.DataResponse
+	(*NamesResponse)(nil),   // 18: dfs.file.v1.NamesResponse
+	(*NumberResponse)(nil),  // 19: dfs.file.v1.NumberResponse
+	(*SetAttrRequest)(nil),  // 20: dfs.file.v1.SetAttrRequest
+	(*Handle)(nil),          // 21: dfs.file.v1.Handle
+	(*OpenRequest)(nil),     // 22: dfs.file.v1.OpenRequest
+	(*OpenResponse)(nil),    // 23: dfs.file.v1.OpenResponse
+	(*HandleRequest)(nil),   // 24: dfs.file.v1.HandleRequest
+	(*ReadRequest)(nil),     // 25: dfs.file.v1.ReadRequest
+	(*WriteRequest)(nil),    // 26: dfs.file.v1.WriteRequest
+	(*WriteResponse)(nil),   // 27: dfs.file.v1.WriteResponse
+	(*RangeRequest)(nil),    // 28: dfs.file.v1.RangeRequest
+	(*SeekRequest)(nil),     // 29: dfs.file.v1.SeekRequest
+	(*CopyRequest)(nil),     // 30: dfs.file.v1.CopyRequest
+	(*ReadDirRequest)(nil),  // 31: dfs.file.v1.ReadDirRequest
+	(*DirEntry)(nil),        // 32: dfs.file.v1.DirEntry
+	(*ReadDirResponse)(nil), // 33: dfs.file.v1.ReadDirResponse
+	(*XattrRequest)(nil),    // 34: dfs.file.v1.XattrRequest
+	(*LockRequest)(nil),     // 35: dfs.file.v1.LockRequest
+	(*Lock)(nil),            // 36: dfs.file.v1.Lock
+	(*LockResponse)(nil),    // 37: dfs.file.v1.LockResponse
+	(*StatFSResponse)(nil),  // 38: dfs.file.v1.StatFSResponse
 }
 var file_file_proto_depIdxs = []int32{
-	3,  // 0: dfs.file.v1.InodeRequest.caller:type_name -> dfs.file.v1.Caller
-	3,  // 1: dfs.file.v1.NameRequest.caller:type_name -> dfs.file.v1.Caller
-	3,  // 2: dfs.file.v1.AccessRequest.caller:type_name -> dfs.file.v1.Caller
-	3,  // 3: dfs.file.v1.MakeRequest.caller:type_name -> dfs.file.v1.Caller
-	3,  // 4: dfs.file.v1.LinkRequest.caller:type_name -> dfs.file.v1.Caller
-	3,  // 5: dfs.file.v1.RenameRequest.caller:type_name -> dfs.file.v1.Caller
-	10, // 6: dfs.file.v1.Attr.atime:type_name -> dfs.file.v1.Time
-	10, // 7: dfs.file.v1.Attr.mtime:type_name -> dfs.file.v1.Time
-	10, // 8: dfs.file.v1.Attr.ctime:type_name -> dfs.file.v1.Time
-	10, // 9: dfs.file.v1.Attr.btime:type_name -> dfs.file.v1.Time
-	11, // 10: dfs.file.v1.EntryResponse.attr:type_name -> dfs.file.v1.Attr
-	3,  // 11: dfs.file.v1.SetAttrRequest.caller:type_name -> dfs.file.v1.Caller
-	18, // 12: dfs.file.v1.SetAttrRequest.handle:type_name -> dfs.file.v1.Handle
-	10, // 13: dfs.file.v1.SetAttrRequest.atime:type_name -> dfs.file.v1.Time
-	10, // 14: dfs.file.v1.SetAttrRequest.mtime:type_name -> dfs.file.v1.Time
-	3,  // 15: dfs.file.v1.OpenRequest.caller:type_name -> dfs.file.v1.Caller
-	11, // 16: dfs.file.v1.OpenResponse.attr:type_name -> dfs.file.v1.Attr
-	18, // 17: dfs.file.v1.HandleRequest.handle:type_name -> dfs.file.v1.Handle
-	18, // 18: dfs.file.v1.ReadRequest.handle:type_name -> dfs.file.v1.Handle
-	18, // 19: dfs.file.v1.WriteRequest.handle:type_name -> dfs.file.v1.Handle
-	18, // 20: dfs.file.v1.RangeRequest.handle:type_name -> dfs.file.v1.Handle
-	18, // 21: dfs.file.v1.SeekRequest.handle:type_name -> dfs.file.v1.Handle
-	18, // 22: dfs.file.v1.CopyRequest.from:type_name -> dfs.file.v1.Handle
-	18, // 23: dfs.file.v1.CopyRequest.to:type_name -> dfs.file.v1.Handle
-	18, // 24: dfs.file.v1.ReadDirRequest.handle:type_name -> dfs.file.v1.Handle
-	11, // 25: dfs.file.v1.DirEntry.attr:type_name -> dfs.file.v1.Attr
-	29, // 26: dfs.file.v1.ReadDirResponse.entries:type_name -> dfs.file.v1.DirEntry
-	3,  // 27: dfs.file.v1.XattrRequest.caller:type_name -> dfs.file.v1.Caller
-	18, // 28: dfs.file.v1.LockRequest.handle:type_name -> dfs.file.v1.Handle
-	33, // 29: dfs.file.v1.LockRequest.lock:type_name -> dfs.file.v1.Lock
-	33, // 30: dfs.file.v1.LockResponse.lock:type_name -> dfs.file.v1.Lock
+	6,  // 0: dfs.file.v1.InodeRequest.caller:type_name -> dfs.file.v1.Caller
+	6,  // 1: dfs.file.v1.NameRequest.caller:type_name -> dfs.file.v1.Caller
+	6,  // 2: dfs.file.v1.AccessRequest.caller:type_name -> dfs.file.v1.Caller
+	6,  // 3: dfs.file.v1.MakeRequest.caller:type_name -> dfs.file.v1.Caller
+	6,  // 4: dfs.file.v1.LinkRequest.caller:type_name -> dfs.file.v1.Caller
+	6,  // 5: dfs.file.v1.RenameRequest.caller:type_name -> dfs.file.v1.Caller
+	13, // 6: dfs.file.v1.Attr.atime:type_name -> dfs.file.v1.Time
+	13, // 7: dfs.file.v1.Attr.mtime:type_name -> dfs.file.v1.Time
+	13, // 8: dfs.file.v1.Attr.ctime:type_name -> dfs.file.v1.Time
+	13, // 9: dfs.file.v1.Attr.btime:type_name -> dfs.file.v1.Time
+	14, // 10: dfs.file.v1.EntryResponse.attr:type_name -> dfs.file.v1.Attr
+	6,  // 11: dfs.file.v1.SetAttrRequest.caller:type_name -> dfs.file.v1.Caller
+	21, // 12: dfs.file.v1.SetAttrRequest.handle:type_name -> dfs.file.v1.Handle
+	13, // 13: dfs.file.v1.SetAttrRequest.atime:type_name -> dfs.file.v1.Time
+	13, // 14: dfs.file.v1.SetAttrRequest.mtime:type_name -> dfs.file.v1.Time
+	6,  // 15: dfs.file.v1.OpenRequest.caller:type_name -> dfs.file.v1.Caller
+	14, // 16: dfs.file.v1.OpenResponse.attr:type_name -> dfs.file.v1.Attr
+	21, // 17: dfs.file.v1.HandleRequest.handle:type_name -> dfs.file.v1.Handle
+	21, // 18: dfs.file.v1.ReadRequest.handle:type_name -> dfs.file.v1.Handle
+	21, // 19: dfs.file.v1.WriteRequest.handle:type_name -> dfs.file.v1.Handle
+	21, // 20: dfs.file.v1.RangeRequest.handle:type_name -> dfs.file.v1.Handle
+	21, // 21: dfs.file.v1.SeekRequest.handle:type_name -> dfs.file.v1.Handle
+	21, // 22: dfs.file.v1.CopyRequest.from:type_name -> dfs.file.v1.Handle
+	21, // 23: dfs.file.v1.CopyRequest.to:type_name -> dfs.file.v1.Handle
+	21, // 24: dfs.file.v1.ReadDirRequest.handle:type_name -> dfs.file.v1.Handle
+	14, // 25: dfs.file.v1.DirEntry.attr:type_name -> dfs.file.v1.Attr
+	32, // 26: dfs.file.v1.ReadDirResponse.entries:type_name -> dfs.file.v1.DirEntry
+	6,  // 27: dfs.file.v1.XattrRequest.caller:type_name -> dfs.file.v1.Caller
+	21, // 28: dfs.file.v1.LockRequest.handle:type_name -> dfs.file.v1.Handle
+	36, // 29: dfs.file.v1.LockRequest.lock:type_name -> dfs.file.v1.Lock
+	36, // 30: dfs.file.v1.LockResponse.lock:type_name -> dfs.file.v1.Lock
 	1,  // 31: dfs.file.v1.Files.Attach:input_type -> dfs.file.v1.AttachRequest
-	5,  // 32: dfs.file.v1.Files.Lookup:input_type -> dfs.file.v1.NameRequest
-	4,  // 33: dfs.file.v1.Files.GetAttr:input_type -> dfs.file.v1.InodeRequest
-	17, // 34: dfs.file.v1.Files.SetAttr:input_type -> dfs.file.v1.SetAttrRequest
-	6,  // 35: dfs.file.v1.Files.Access:input_type -> dfs.file.v1.AccessRequest
-	4,  // 36: dfs.file.v1.Files.Readlink:input_type -> dfs.file.v1.InodeRequest
-	7,  // 37: dfs.file.v1.Files.Mknod:input_type -> dfs.file.v1.MakeRequest
-	7,  // 38: dfs.file.v1.Files.Mkdir:input_type -> dfs.file.v1.MakeRequest
-	7,  // 39: dfs.file.v1.Files.Symlink:input_type -> dfs.file.v1.MakeRequest
-	8,  // 40: dfs.file.v1.Files.Link:input_type -> dfs.file.v1.LinkRequest
-	5,  // 41: dfs.file.v1.Files.Unlink:input_type -> dfs.file.v1.NameRequest
-	5,  // 42: dfs.file.v1.Files.Rmdir:input_type -> dfs.file.v1.NameRequest
-	9,  // 43: dfs.file.v1.Files.Rename:input_type -> dfs.file.v1.RenameRequest
-	19, // 44: dfs.file.v1.Files.Open:input_type -> dfs.file.v1.OpenRequest
-	7,  // 45: dfs.file.v1.Files.Create:input_type -> dfs.file.v1.MakeRequest
-	7,  // 46: dfs.file.v1.Files.Tmpfile:input_type -> dfs.file.v1.MakeRequest
-	22, // 47: dfs.file.v1.Files.Read:input_type -> dfs.file.v1.ReadRequest
-	23, // 48: dfs.file.v1.Files.Write:input_type -> dfs.file.v1.WriteRequest
-	25, // 49: dfs.file.v1.Files.Allocate:input_type -> dfs.file.v1.RangeRequest
-	26, // 50: dfs.file.v1.Files.Seek:input_type -> dfs.file.v1.SeekRequest
-	27, // 51: dfs.file.v1.Files.CopyRange:input_type -> dfs.file.v1.CopyRequest
-	21, // 52: dfs.file.v1.Files.Fsync:input_type -> dfs.file.v1.HandleRequest
-	21, // 53: dfs.file.v1.Files.Flush:input_type -> dfs.file.v1.HandleRequest
-	21, // 54: dfs.file.v1.Files.Release:input_type -> dfs.file.v1.HandleRequest
-	4,  // 55: dfs.file.v1.Files.OpenDir:input_type -> dfs.file.v1.InodeRequest
-	28, // 56: dfs.file.v1.Files.ReadDir:input_type -> dfs.file.v1.ReadDirRequest
-	21, // 57: dfs.file.v1.Files.FsyncDir:input_type -> dfs.file.v1.HandleRequest
-	21, // 58: dfs.file.v1.Files.ReleaseDir:input_type -> dfs.file.v1.HandleRequest
-	31, // 59: dfs.file.v1.Files.GetXattr:input_type -> dfs.file.v1.XattrRequest
-	31, // 60: dfs.file.v1.Files.SetXattr:input_type -> dfs.file.v1.XattrRequest
-	4,  // 61: dfs.file.v1.Files.ListXattr:input_type -> dfs.file.v1.InodeRequest
-	31, // 62: dfs.file.v1.Files.RemoveXattr:input_type -> dfs.file.v1.XattrRequest
-	32, // 63: dfs.file.v1.Files.TestLock:input_type -> dfs.file.v1.LockRequest
-	32, // 64: dfs.file.v1.Files.SetLock:input_type -> dfs.file.v1.LockRequest
-	0,  // 65: dfs.file.v1.Files.StatFS:input_type -> dfs.file.v1.Empty
-	0,  // 66: dfs.file.v1.Files.SyncAll:input_type -> dfs.file.v1.Empty
-	2,  // 67: dfs.file.v1.Files.Attach:output_type -> dfs.file.v1.AttachResponse
-	12, // 68: dfs.file.v1.Files.Lookup:output_type -> dfs.file.v1.EntryResponse
-	12, // 69: dfs.file.v1.Files.GetAttr:output_type -> dfs.file.v1.EntryResponse
-	12, // 70: dfs.file.v1.Files.SetAttr:output_type -> dfs.file.v1.EntryResponse
-	0,  // 71: dfs.file.v1.Files.Access:output_type -> dfs.file.v1.Empty
-	13, // 72: dfs.file.v1.Files.Readlink:output_type -> dfs.file.v1.TextResponse
-	12, // 73: dfs.file.v1.Files.Mknod:output_type -> dfs.file.v1.EntryResponse
-	12, // 74: dfs.file.v1.Files.Mkdir:output_type -> dfs.file.v1.EntryResponse
-	12, // 75: dfs.file.v1.Files.Symlink:output_type -> dfs.file.v1.EntryResponse
-	12, // 76: dfs.file.v1.Files.Link:output_type -> dfs.file.v1.EntryResponse
-	0,  // 77: dfs.file.v1.Files.Unlink:output_type -> dfs.file.v1.Empty
-	0,  // 78: dfs.file.v1.Files.Rmdir:output_type -> dfs.file.v1.Empty
-	0,  // 79: dfs.file.v1.Files.Rename:output_type -> dfs.file.v1.Empty
-	20, // 80: dfs.file.v1.Files.Open:output_type -> dfs.file.v1.OpenResponse
-	20, // 81: dfs.file.v1.Files.Create:output_type -> dfs.file.v1.OpenResponse
-	20, // 82: dfs.file.v1.Files.Tmpfile:output_type -> dfs.file.v1.OpenResponse
-	14, // 83: dfs.file.v1.Files.Read:output_type -> dfs.file.v1.DataResponse
-	24, // 84: dfs.file.v1.Files.Write:output_type -> dfs.file.v1.WriteResponse
-	0,  // 85: dfs.file.v1.Files.Allocate:output_type -> dfs.file.v1.Empty
-	16, // 86: dfs.file.v1.Files.Seek:output_type -> dfs.file.v1.NumberResponse
-	16, // 87: dfs.file.v1.Files.CopyRange:output_type -> dfs.file.v1.NumberResponse
-	0,  // 88: dfs.file.v1.Files.Fsync:output_type -> dfs.file.v1.Empty
-	0,  // 89: dfs.file.v1.Files.Flush:output_type -> dfs.file.v1.Empty
-	0,  // 90: dfs.file.v1.Files.Release:output_type -> dfs.file.v1.Empty
-	20, // 91: dfs.file.v1.Files.OpenDir:output_type -> dfs.file.v1.OpenResponse
-	30, // 92: dfs.file.v1.Files.ReadDir:output_type -> dfs.file.v1.ReadDirResponse
-	0,  // 93: dfs.file.v1.Files.FsyncDir:output_type -> dfs.file.v1.Empty
-	0,  // 94: dfs.file.v1.Files.ReleaseDir:output_type -> dfs.file.v1.Empty
-	14, // 95: dfs.file.v1.Files.GetXattr:output_type -> dfs.file.v1.DataResponse
-	0,  // 96: dfs.file.v1.Files.SetXattr:output_type -> dfs.file.v1.Empty
-	15, // 97: dfs.file.v1.Files.ListXattr:output_type -> dfs.file.v1.NamesResponse
-	0,  // 98: dfs.file.v1.Files.RemoveXattr:output_type -> dfs.file.v1.Empty
-	34, // 99: dfs.file.v1.Files.TestLock:output_type -> dfs.file.v1.LockResponse
-	0,  // 100: dfs.file.v1.Files.SetLock:output_type -> dfs.file.v1.Empty
-	35, // 101: dfs.file.v1.Files.StatFS:output_type -> dfs.file.v1.StatFSResponse
-	0,  // 102: dfs.file.v1.Files.SyncAll:output_type -> dfs.file.v1.Empty
-	67, // [67:103] is the sub-list for method output_type
-	31, // [31:67] is the sub-list for method input_type
+	3,  // 32: dfs.file.v1.Files.OpenSession:input_type -> dfs.file.v1.SessionRequest
+	3,  // 33: dfs.file.v1.Files.CloseSession:input_type -> dfs.file.v1.SessionRequest
+	8,  // 34: dfs.file.v1.Files.Lookup:input_type -> dfs.file.v1.NameRequest
+	7,  // 35: dfs.file.v1.Files.GetAttr:input_type -> dfs.file.v1.InodeRequest
+	20, // 36: dfs.file.v1.Files.SetAttr:input_type -> dfs.file.v1.SetAttrRequest
+	9,  // 37: dfs.file.v1.Files.Access:input_type -> dfs.file.v1.AccessRequest
+	7,  // 38: dfs.file.v1.Files.Readlink:input_type -> dfs.file.v1.InodeRequest
+	10, // 39: dfs.file.v1.Files.Mknod:input_type -> dfs.file.v1.MakeRequest
+	10, // 40: dfs.file.v1.Files.Mkdir:input_type -> dfs.file.v1.MakeRequest
+	10, // 41: dfs.file.v1.Files.Symlink:input_type -> dfs.file.v1.MakeRequest
+	11, // 42: dfs.file.v1.Files.Link:input_type -> dfs.file.v1.LinkRequest
+	8,  // 43: dfs.file.v1.Files.Unlink:input_type -> dfs.file.v1.NameRequest
+	8,  // 44: dfs.file.v1.Files.Rmdir:input_type -> dfs.file.v1.NameRequest
+	12, // 45: dfs.file.v1.Files.Rename:input_type -> dfs.file.v1.RenameRequest
+	22, // 46: dfs.file.v1.Files.Open:input_type -> dfs.file.v1.OpenRequest
+	10, // 47: dfs.file.v1.Files.Create:input_type -> dfs.file.v1.MakeRequest
+	10, // 48: dfs.file.v1.Files.Tmpfile:input_type -> dfs.file.v1.MakeRequest
+	25, // 49: dfs.file.v1.Files.Read:input_type -> dfs.file.v1.ReadRequest
+	26, // 50: dfs.file.v1.Files.Write:input_type -> dfs.file.v1.WriteRequest
+	28, // 51: dfs.file.v1.Files.Allocate:input_type -> dfs.file.v1.RangeRequest
+	29, // 52: dfs.file.v1.Files.Seek:input_type -> dfs.file.v1.SeekRequest
+	30, // 53: dfs.file.v1.Files.CopyRange:input_type -> dfs.file.v1.CopyRequest
+	24, // 54: dfs.file.v1.Files.Fsync:input_type -> dfs.file.v1.HandleRequest
+	24, // 55: dfs.file.v1.Files.Flush:input_type -> dfs.file.v1.HandleRequest
+	24, // 56: dfs.file.v1.Files.Release:input_type -> dfs.file.v1.HandleRequest
+	7,  // 57: dfs.file.v1.Files.OpenDir:input_type -> dfs.file.v1.InodeRequest
+	31, // 58: dfs.file.v1.Files.ReadDir:input_type -> dfs.file.v1.ReadDirRequest
+	24, // 59: dfs.file.v1.Files.FsyncDir:input_type -> dfs.file.v1.HandleRequest
+	24, // 60: dfs.file.v1.Files.ReleaseDir:input_type -> dfs.file.v1.HandleRequest
+	34, // 61: dfs.file.v1.Files.GetXattr:input_type -> dfs.file.v1.XattrRequest
+	34, // 62: dfs.file.v1.Files.SetXattr:input_type -> dfs.file.v1.XattrRequest
+	7,  // 63: dfs.file.v1.Files.ListXattr:input_type -> dfs.file.v1.InodeRequest
+	34, // 64: dfs.file.v1.Files.RemoveXattr:input_type -> dfs.file.v1.XattrRequest
+	35, // 65: dfs.file.v1.Files.TestLock:input_type -> dfs.file.v1.LockRequest
+	35, // 66: dfs.file.v1.Files.SetLock:input_type -> dfs.file.v1.LockRequest
+	0,  // 67: dfs.file.v1.Files.StatFS:input_type -> dfs.file.v1.Empty
+	0,  // 68: dfs.file.v1.Files.SyncAll:input_type -> dfs.file.v1.Empty
+	2,  // 69: dfs.file.v1.Files.Attach:output_type -> dfs.file.v1.AttachResponse
+	4,  // 70: dfs.file.v1.Files.OpenSession:output_type -> dfs.file.v1.SessionResponse
+	0,  // 71: dfs.file.v1.Files.CloseSession:output_type -> dfs.file.v1.Empty
+	15, // 72: dfs.file.v1.Files.Lookup:output_type -> dfs.file.v1.EntryResponse
+	15, // 73: dfs.file.v1.Files.GetAttr:output_type -> dfs.file.v1.EntryResponse
+	15, // 74: dfs.file.v1.Files.SetAttr:output_type -> dfs.file.v1.EntryResponse
+	0,  // 75: dfs.file.v1.Files.Access:output_type -> dfs.file.v1.Empty
+	16, // 76: dfs.file.v1.Files.Readlink:output_type -> dfs.file.v1.TextResponse
+	15, // 77: dfs.file.v1.Files.Mknod:output_type -> dfs.file.v1.EntryResponse
+	15, // 78: dfs.file.v1.Files.Mkdir:output_type -> dfs.file.v1.EntryResponse
+	15, // 79: dfs.file.v1.Files.Symlink:output_type -> dfs.file.v1.EntryResponse
+	15, // 80: dfs.file.v1.Files.Link:output_type -> dfs.file.v1.EntryResponse
+	0,  // 81: dfs.file.v1.Files.Unlink:output_type -> dfs.file.v1.Empty
+	0,  // 82: dfs.file.v1.Files.Rmdir:output_type -> dfs.file.v1.Empty
+	0,  // 83: dfs.file.v1.Files.Rename:output_type -> dfs.file.v1.Empty
+	23, // 84: dfs.file.v1.Files.Open:output_type -> dfs.file.v1.OpenResponse
+	23, // 85: dfs.file.v1.Files.Create:output_type -> dfs.file.v1.OpenResponse
+	23, // 86: dfs.file.v1.Files.Tmpfile:output_type -> dfs.file.v1.OpenResponse
+	17, // 87: dfs.file.v1.Files.Read:output_type -> dfs.file.v1.DataResponse
+	27, // 88: dfs.file.v1.Files.Write:output_type -> dfs.file.v1.WriteResponse
+	0,  // 89: dfs.file.v1.Files.Allocate:output_type -> dfs.file.v1.Empty
+	19, // 90: dfs.file.v1.Files.Seek:output_type -> dfs.file.v1.NumberResponse
+	19, // 91: dfs.file.v1.Files.CopyRange:output_type -> dfs.file.v1.NumberResponse
+	0,  // 92: dfs.file.v1.Files.Fsync:output_type -> dfs.file.v1.Empty
+	0,  // 93: dfs.file.v1.Files.Flush:output_type -> dfs.file.v1.Empty
+	0,  // 94: dfs.file.v1.Files.Release:output_type -> dfs.file.v1.Empty
+	23, // 95: dfs.file.v1.Files.OpenDir:output_type -> dfs.file.v1.OpenResponse
+	33, // 96: dfs.file.v1.Files.ReadDir:output_type -> dfs.file.v1.ReadDirResponse
+	0,  // 97: dfs.file.v1.Files.FsyncDir:output_type -> dfs.file.v1.Empty
+	0,  // 98: dfs.file.v1.Files.ReleaseDir:output_type -> dfs.file.v1.Empty
+	17, // 99: dfs.file.v1.Files.GetXattr:output_type -> dfs.file.v1.DataResponse
+	0,  // 100: dfs.file.v1.Files.SetXattr:output_type -> dfs.file.v1.Empty
+	18, // 101: dfs.file.v1.Files.ListXattr:output_type -> dfs.file.v1.NamesResponse
+	0,  // 102: dfs.file.v1.Files.RemoveXattr:output_type -> dfs.file.v1.Empty
+	37, // 103: dfs.file.v1.Files.TestLock:output_type -> dfs.file.v1.LockResponse
+	0,  // 104: dfs.file.v1.Files.SetLock:output_type -> dfs.file.v1.Empty
+	38, // 105: dfs.file.v1.Files.StatFS:output_type -> dfs.file.v1.StatFSResponse
+	0,  // 106: dfs.file.v1.Files.SyncAll:output_type -> dfs.file.v1.Empty
+	69, // [69:107] is the sub-list for method output_type
+	31, // [31:69] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name
@@ -2734,14 +2941,14 @@ func file_file_proto_init() {
 	if File_file_proto != nil {
 		return
 	}
-	file_file_proto_msgTypes[17].OneofWrappers = []any{}
+	file_file_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_file_proto_rawDesc), len(file_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,42 +23,44 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Files_Attach_FullMethodName      = "/dfs.file.v1.Files/Attach"
-	Files_Lookup_FullMethodName      = "/dfs.file.v1.Files/Lookup"
-	Files_GetAttr_FullMethodName     = "/dfs.file.v1.Files/GetAttr"
-	Files_SetAttr_FullMethodName     = "/dfs.file.v1.Files/SetAttr"
-	Files_Access_FullMethodName      = "/dfs.file.v1.Files/Access"
-	Files_Readlink_FullMethodName    = "/dfs.file.v1.Files/Readlink"
-	Files_Mknod_FullMethodName       = "/dfs.file.v1.Files/Mknod"
-	Files_Mkdir_FullMethodName       = "/dfs.file.v1.Files/Mkdir"
-	Files_Symlink_FullMethodName     = "/dfs.file.v1.Files/Symlink"
-	Files_Link_FullMethodName        = "/dfs.file.v1.Files/Link"
-	Files_Unlink_FullMethodName      = "/dfs.file.v1.Files/Unlink"
-	Files_Rmdir_FullMethodName       = "/dfs.file.v1.Files/Rmdir"
-	Files_Rename_FullMethodName      = "/dfs.file.v1.Files/Rename"
-	Files_Open_FullMethodName        = "/dfs.file.v1.Files/Open"
-	Files_Create_FullMethodName      = "/dfs.file.v1.Files/Create"
-	Files_Tmpfile_FullMethodName     = "/dfs.file.v1.Files/Tmpfile"
-	Files_Read_FullMethodName        = "/dfs.file.v1.Files/Read"
-	Files_Write_FullMethodName       = "/dfs.file.v1.Files/Write"
-	Files_Allocate_FullMethodName    = "/dfs.file.v1.Files/Allocate"
-	Files_Seek_FullMethodName        = "/dfs.file.v1.Files/Seek"
-	Files_CopyRange_FullMethodName   = "/dfs.file.v1.Files/CopyRange"
-	Files_Fsync_FullMethodName       = "/dfs.file.v1.Files/Fsync"
-	Files_Flush_FullMethodName       = "/dfs.file.v1.Files/Flush"
-	Files_Release_FullMethodName     = "/dfs.file.v1.Files/Release"
-	Files_OpenDir_FullMethodName     = "/dfs.file.v1.Files/OpenDir"
-	Files_ReadDir_FullMethodName     = "/dfs.file.v1.Files/ReadDir"
-	Files_FsyncDir_FullMethodName    = "/dfs.file.v1.Files/FsyncDir"
-	Files_ReleaseDir_FullMethodName  = "/dfs.file.v1.Files/ReleaseDir"
-	Files_GetXattr_FullMethodName    = "/dfs.file.v1.Files/GetXattr"
-	Files_SetXattr_FullMethodName    = "/dfs.file.v1.Files/SetXattr"
-	Files_ListXattr_FullMethodName   = "/dfs.file.v1.Files/ListXattr"
-	Files_RemoveXattr_FullMethodName = "/dfs.file.v1.Files/RemoveXattr"
-	Files_TestLock_FullMethodName    = "/dfs.file.v1.Files/TestLock"
-	Files_SetLock_FullMethodName     = "/dfs.file.v1.Files/SetLock"
-	Files_StatFS_FullMethodName      = "/dfs.file.v1.Files/StatFS"
-	Files_SyncAll_FullMethodName     = "/dfs.file.v1.Files/SyncAll"
+	Files_Attach_FullMethodName       = "/dfs.file.v1.Files/Attach"
+	Files_OpenSession_FullMethodName  = "/dfs.file.v1.Files/OpenSession"
+	Files_CloseSession_FullMethodName = "/dfs.file.v1.Files/CloseSession"
+	Files_Lookup_FullMethodName       = "/dfs.file.v1.Files/Lookup"
+	Files_GetAttr_FullMethodName      = "/dfs.file.v1.Files/GetAttr"
+	Files_SetAttr_FullMethodName      = "/dfs.file.v1.Files/SetAttr"
+	Files_Access_FullMethodName       = "/dfs.file.v1.Files/Access"
+	Files_Readlink_FullMethodName     = "/dfs.file.v1.Files/Readlink"
+	Files_Mknod_FullMethodName        = "/dfs.file.v1.Files/Mknod"
+	Files_Mkdir_FullMethodName        = "/dfs.file.v1.Files/Mkdir"
+	Files_Symlink_FullMethodName      = "/dfs.file.v1.Files/Symlink"
+	Files_Link_FullMethodName         = "/dfs.file.v1.Files/Link"
+	Files_Unlink_FullMethodName       = "/dfs.file.v1.Files/Unlink"
+	Files_Rmdir_FullMethodName        = "/dfs.file.v1.Files/Rmdir"
+	Files_Rename_FullMethodName       = "/dfs.file.v1.Files/Rename"
+	Files_Open_FullMethodName         = "/dfs.file.v1.Files/Open"
+	Files_Create_FullMethodName       = "/dfs.file.v1.Files/Create"
+	Files_Tmpfile_FullMethodName      = "/dfs.file.v1.Files/Tmpfile"
+	Files_Read_FullMethodName         = "/dfs.file.v1.Files/Read"
+	Files_Write_FullMethodName        = "/dfs.file.v1.Files/Write"
+	Files_Allocate_FullMethodName     = "/dfs.file.v1.Files/Allocate"
+	Files_Seek_FullMethodName         = "/dfs.file.v1.Files/Seek"
+	Files_CopyRange_FullMethodName    = "/dfs.file.v1.Files/CopyRange"
+	Files_Fsync_FullMethodName        = "/dfs.file.v1.Files/Fsync"
+	Files_Flush_FullMethodName        = "/dfs.file.v1.Files/Flush"
+	Files_Release_FullMethodName      = "/dfs.file.v1.Files/Release"
+	Files_OpenDir_FullMethodName      = "/dfs.file.v1.Files/OpenDir"
+	Files_ReadDir_FullMethodName      = "/dfs.file.v1.Files/ReadDir"
+	Files_FsyncDir_FullMethodName     = "/dfs.file.v1.Files/FsyncDir"
+	Files_ReleaseDir_FullMethodName   = "/dfs.file.v1.Files/ReleaseDir"
+	Files_GetXattr_FullMethodName     = "/dfs.file.v1.Files/GetXattr"
+	Files_SetXattr_FullMethodName     = "/dfs.file.v1.Files/SetXattr"
+	Files_ListXattr_FullMethodName    = "/dfs.file.v1.Files/ListXattr"
+	Files_RemoveXattr_FullMethodName  = "/dfs.file.v1.Files/RemoveXattr"
+	Files_TestLock_FullMethodName     = "/dfs.file.v1.Files/TestLock"
+	Files_SetLock_FullMethodName      = "/dfs.file.v1.Files/SetLock"
+	Files_StatFS_FullMethodName       = "/dfs.file.v1.Files/StatFS"
+	Files_SyncAll_FullMethodName      = "/dfs.file.v1.Files/SyncAll"
 )
 
 // FilesClient is the client API for Files service.
@@ -69,6 +71,10 @@ type FilesClient interface {
 	// as long as it does, and a grace time after it broke. The first answer
 	// comes at once and names the node's incarnation: handles of another one are void.
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AttachResponse], error)
+	// OpenSession begins a generation of the client's session: what its changes need to be done once. It waits until what
+	// another node still does for the client is over.
+	OpenSession(ctx context.Context, in *SessionRequest, opts ...grpc.CallOption) (*SessionResponse, error)
+	CloseSession(ctx context.Context, in *SessionRequest, opts ...grpc.CallOption) (*Empty, error)
 	Lookup(ctx context.Context, in *NameRequest, opts ...grpc.CallOption) (*EntryResponse, error)
 	GetAttr(ctx context.Context, in *InodeRequest, opts ...grpc.CallOption) (*EntryResponse, error)
 	SetAttr(ctx context.Context, in *SetAttrRequest, opts ...grpc.CallOption) (*EntryResponse, error)
@@ -132,6 +138,26 @@ func (c *filesClient) Attach(ctx context.Context, in *AttachRequest, opts ...grp
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Files_AttachClient = grpc.ServerStreamingClient[AttachResponse]
+
+func (c *filesClient) OpenSession(ctx context.Context, in *SessionRequest, opts ...grpc.CallOption) (*SessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SessionResponse)
+	err := c.cc.Invoke(ctx, Files_OpenSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *filesClient) CloseSession(ctx context.Context, in *SessionRequest, opts ...grpc.CallOption) (*Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, Files_CloseSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *filesClient) Lookup(ctx context.Context, in *NameRequest, opts ...grpc.CallOption) (*EntryResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -491,6 +517,10 @@ type FilesServer interface {
 	// as long as it does, and a grace time after it broke. The first answer
 	// comes at once and names the node's incarnation: handles of another one are void.
 	Attach(*AttachRequest, grpc.ServerStreamingServer[AttachResponse]) error
+	// OpenSession begins a generation of the client's session: what its changes need to be done once. It waits until what
+	// another node still does for the client is over.
+	OpenSession(context.Context, *SessionRequest) (*SessionResponse, error)
+	CloseSession(context.Context, *SessionRequest) (*Empty, error)
 	Lookup(context.Context, *NameRequest) (*EntryResponse, error)
 	GetAttr(context.Context, *InodeRequest) (*EntryResponse, error)
 	SetAttr(context.Context, *SetAttrRequest) (*EntryResponse, error)
@@ -538,6 +568,12 @@ type UnimplementedFilesServer struct{}
 
 func (UnimplementedFilesServer) Attach(*AttachRequest, grpc.ServerStreamingServer[AttachResponse]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedFilesServer) OpenSession(context.Context, *SessionRequest) (*SessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method OpenSession not implemented")
+}
+func (UnimplementedFilesServer) CloseSession(context.Context, *SessionRequest) (*Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloseSession not implemented")
 }
 func (UnimplementedFilesServer) Lookup(context.Context, *NameRequest) (*EntryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lookup not implemented")
@@ -675,6 +711,42 @@ func _Files_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Files_AttachServer = grpc.ServerStreamingServer[AttachResponse]
+
+func _Files_OpenSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FilesServer).OpenSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Files_OpenSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FilesServer).OpenSession(ctx, req.(*SessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Files_CloseSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FilesServer).CloseSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Files_CloseSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FilesServer).CloseSession(ctx, req.(*SessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _Files_Lookup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(NameRequest)
@@ -1313,6 +1385,14 @@ var Files_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "dfs.file.v1.Files",
 	HandlerType: (*FilesServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "OpenSession",
+			Handler:    _Files_OpenSession_Handler,
+		},
+		{
+			MethodName: "CloseSession",
+			Handler:    _Files_CloseSession_Handler,
+		},
 		{
 			MethodName: "Lookup",
 			Handler:    _Files_Lookup_Handler,
