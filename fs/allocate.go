@@ -59,25 +59,8 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 					return err
 				}
 			}
-			last := false
-			for at := off; at < end; {
-				stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
-				last = stop == end
-				if err := ss.allocateStep(ctx, n, at, stop, mode, h.killPriv, last); err != nil {
-					return err
-				}
-				if at = stop; mode&fallocPunchHole != 0 && at < end {
-					next, err := ss.nextPresent(ctx, n, at/blockSize, (end+blockSize-1)/blockSize)
-					if err != nil {
-						return err
-					}
-					at = max(at, next*blockSize)
-				}
-			}
-			if !last {
-				if err := ss.complete(ctx); err != nil {
-					return err
-				}
+			if err := ss.allocateSteps(ctx, n, off, end, mode, h.killPriv); err != nil {
+				return err
 			}
 			return ss.answer(ctx, true)
 		})
@@ -86,6 +69,29 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 		return s.fsync(ctx, h)
 	}
 	return err
+}
+
+// allocateSteps does [off, end) window by window; a hole is punched only where there is something.
+func (ss *session) allocateSteps(ctx context.Context, n *node, off, end uint64, mode uint32, killPriv bool) error {
+	last := false
+	for at := off; at < end; {
+		stop := min(end, (at/(trimWindow*blockSize)+1)*(trimWindow*blockSize))
+		last = stop == end
+		if err := ss.allocateStep(ctx, n, at, stop, mode, killPriv, last); err != nil {
+			return err
+		}
+		if at = stop; mode&fallocPunchHole != 0 && at < end {
+			next, err := ss.nextPresent(ctx, n, at/blockSize, (end+blockSize-1)/blockSize)
+			if err != nil {
+				return err
+			}
+			at = max(at, next*blockSize)
+		}
+	}
+	if last {
+		return nil
+	}
+	return ss.complete(ctx)
 }
 
 // mayAllocate checks the arguments of Allocate.

@@ -129,7 +129,6 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		defer p.unlock()
 		t := ss.newTx()
 		defer t.done()
-		t.completes(completion{ino: ino})
 		in, err := ss.makeIn(ctx, t, p.of(k.dir), p.of(ino), k)
 		if err != nil {
 			if aerr := ss.answer(ctx, false); aerr != nil {
@@ -190,6 +189,7 @@ func (ss *session) makeIn(ctx context.Context, t *tx, dir, n *node, k making) (*
 	if err != nil {
 		return nil, err
 	}
+	t.completes(completion{ino: n.ino})
 	if k.tmpfile {
 		in.Nlink, in.Flags = 0, in.Flags|layout.FlagOrphan
 		t.addOrphan(n.ino, layout.OrphanUnlinked)
