@@ -56,6 +56,7 @@ type inflight struct {
 	mark   uint64 // ledger mark
 	op     string
 	ino    uint64
+	also   uint64 // another directory that it concerns
 	since  time.Time
 }
 

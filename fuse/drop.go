@@ -66,12 +66,7 @@ func (c *conn) DropNames(dir fs.Ino) {
 	var runOut atomic.Bool
 	go func() {
 		defer close(done)
-		for _, name := range t.names {
-			if runOut.Load() {
-				return
-			}
-			c.notify.expireEntry(uint64(dir), name)
-		}
+		c.expire(uint64(dir), t.names, runOut.Load)
 	}()
 	rest := time.NewTimer(time.Until(t.until))
 	defer rest.Stop()
@@ -85,9 +80,7 @@ func (c *conn) DropNames(dir fs.Ino) {
 	} else if began.Sub(t.looked) < expireAgain[1] {
 		for _, d := range expireAgain {
 			time.AfterFunc(d, func() {
-				for _, name := range t.names {
-					c.notify.expireEntry(uint64(dir), name)
-				}
+				c.expire(uint64(dir), t.names, func() bool { return time.Since(began) > d+nameTimeoutMax+arrivalSlack })
 			})
 		}
 	}

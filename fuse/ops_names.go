@@ -91,6 +91,7 @@ func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) go
 func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
 	r := c.begin(cancel, &in.InHeader, "rename")
 	defer c.end(r)
+	c.concerns(r, in.Newdir)
 	from, to := entryName{in.NodeId, oldName}, entryName{in.Newdir, newName}
 	c.names.move(from, to, in.Flags&unix.RENAME_EXCHANGE != 0)
 	defer c.names.moved(from, to)

@@ -99,9 +99,7 @@ func (c *conn) awake(gap time.Duration, suspended bool) {
 	all := func() {
 		attrs()
 		for dir, list := range names {
-			for _, name := range list {
-				c.notify.expireEntry(dir, name)
-			}
+			c.expire(dir, list, func() bool { return false })
 		}
 	}
 	attrs()
