@@ -5,6 +5,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"dfs/internal/errors"
+	"dfs/lockserver"
 )
 
 // reads is how many questions the store got during f.
@@ -112,5 +115,45 @@ func TestReadDirPlusInBatches(t *testing.T) {
 	}
 	if most := 4*files/readDirBatch + 8; n > most {
 		t.Errorf("%d questions to the store for %d files, want at most %d", n, files, most)
+	}
+}
+
+// Who changed a directory when it had its lock last takes it exclusive at once, also for a look; who only looks does not, and who has
+// not changed it since does not any more.
+func TestIntent(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b, c := w.mount(Options{}), w.mount(Options{}), w.mount(Options{})
+	make1 := func(m *mount, name string) {
+		_, h := m.create(RootIno, name)
+		m.must(m.Release(ctx, h))
+	}
+	look := func(m *mount) {
+		if _, err := m.Lookup(ctx, root, RootIno, "none"); !errors.Is(err, errors.KindNotExist) {
+			t.Fatal(err)
+		}
+	}
+	make1(a, "a0")
+	for i := range 5 {
+		make1(b, fmt.Sprintf("b%d", i))
+		before := w.locks.Revokes()
+		look(a)
+		make1(a, fmt.Sprintf("a%d", i+1))
+		if n := w.locks.Revokes() - before; n != 1 {
+			t.Errorf("a look and a change took %d revokes, want 1", n)
+		}
+	}
+	for range 3 {
+		make1(b, fmt.Sprintf("x%d", w.locks.Revokes()))
+		look(c)
+		if got := c.clerk.Held(lockserver.LockID(RootIno)); got != lockserver.Shared {
+			t.Errorf("one who only looks holds mode %d", got)
+		}
+	}
+	make1(b, "y")
+	look(a) // exclusive, and nothing comes of it
+	make1(b, "z")
+	look(a)
+	if got := a.clerk.Held(lockserver.LockID(RootIno)); got != lockserver.Shared {
+		t.Errorf("one who looks and changed nothing the last time holds mode %d", got)
 	}
 }
