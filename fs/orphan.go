@@ -248,6 +248,12 @@ func (ss *session) sweepOnce(ctx context.Context) error {
 		if ss.s.inUse(o.Ino) && !ss.s.unknown(o.Ino) {
 			continue
 		}
+		// Who had it open when the lock was granted may have died since, with nobody left to free it.
+		if id := lockserver.LockID(o.Ino); ss.be.Clerk.OpenElsewhere(id) {
+			if err := ss.be.Clerk.GiveBack(ctx, id); err != nil {
+				return err
+			}
+		}
 		if err := ss.reap(ctx, o.Ino); err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func (c *SessionClerk) giveAllUp(ctx context.Context, held []*clerkLock) error {
 		c.mu.Unlock()
 		for _, l := range held[:n] {
 			if err := c.waitFor(ctx, func() bool { return l.mode == None }); err != nil {
-				return err
+				return c.notClosed(err)
 			}
 		}
 		held = held[n:]
@@ -71,7 +71,11 @@ func (c *SessionClerk) giveAllUp(ctx context.Context, held []*clerkLock) error {
 	return nil
 }
 
-// waitFor polls a condition under mu: only Close waits so.
+func (c *SessionClerk) notClosed(err error) error {
+	return errors.New(errors.KindOf(err), "lock session %d is not closed, it is left to run out and be fenced: %w", c.Session().Writer, err)
+}
+
+// waitFor polls a condition under mu, for what is rare.
 func (c *SessionClerk) waitFor(ctx context.Context, cond func() bool) error {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		c.mu.Lock()
@@ -84,7 +88,7 @@ func (c *SessionClerk) waitFor(ctx context.Context, cond func() bool) error {
 			return nil
 		}
 		if !sleep(ctx, wait) {
-			return errors.New(errors.KindOf(ctx.Err()), "closing lock session %d: %w; it is left to run out and be fenced", c.Session().Writer, ctx.Err())
+			return errors.New(errors.KindOf(ctx.Err()), "waiting for lock session %d: %w", c.Session().Writer, ctx.Err())
 		}
 	}
 }
@@ -113,7 +117,7 @@ func (c *SessionClerk) sayEnd(ctx context.Context, clean bool) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return c.notClosed(err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package lockserver
 
 import (
+	"context"
 	"time"
 )
 
@@ -73,6 +74,20 @@ func (c *SessionClerk) startRevokeLocked(l *clerkLock, to Mode) {
 	l.revoke, l.to, l.again = revokeLingering, to, false
 	h := c.holder
 	c.wg.Go(func() { c.giveUp(l, h) })
+}
+
+// GiveBack lets a lock go unasked.
+func (c *SessionClerk) GiveBack(ctx context.Context, id LockID) error {
+	c.mu.Lock()
+	l := c.table.locks[id]
+	if c.ended != nil || c.closing || l == nil || l.mode == None {
+		defer c.mu.Unlock()
+		return c.refusedLocked()
+	}
+	number := l.number
+	c.startRevokeLocked(l, None)
+	c.mu.Unlock()
+	return c.waitFor(ctx, func() bool { return l.mode == None || l.number != number })
 }
 
 // giveUp runs one revoke: linger, prepare, drain the pins, have the holder commit and

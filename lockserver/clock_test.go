@@ -122,8 +122,8 @@ func TestShortJump(t *testing.T) {
 // TestPausedLeaderGivesRevokesTimeBack: a leader that slept does not end those whose answers to its revokes lie unread.
 func TestPausedLeaderGivesRevokesTimeBack(t *testing.T) {
 	now := time.Unix(1, 0)
-	tab := NewTable(TableOptions{MinHold: time.Millisecond}, 5, 10)
-	grant := Grant{}
+	tab := NewTable(TableOptions{}, 5, 10)
+	grant, asked := Grant{}, false
 	for s := range uint64(2) {
 		tab.Expect(now, 1+blockstore.WriterID(s), time.Hour, false)
 		if err := tab.Attach(now, 1+blockstore.WriterID(s), 1+s); err != nil {
@@ -137,6 +137,7 @@ func TestPausedLeaderGivesRevokesTimeBack(t *testing.T) {
 			if o.Grant != nil {
 				grant = *o.Grant
 			}
+			asked = asked || o.Revoke != nil
 		}
 	}
 	tick := func(d time.Duration) []Output {
@@ -145,8 +146,11 @@ func TestPausedLeaderGivesRevokesTimeBack(t *testing.T) {
 		return tab.Drain()
 	}
 	tick(0)
-	if out := tick(250 * time.Millisecond); len(out) != 1 || out[0].Revoke == nil {
-		t.Fatalf("no revoke: %+v", out)
+	for _, o := range tick(250 * time.Millisecond) {
+		asked = asked || o.Revoke != nil
+	}
+	if !asked {
+		t.Fatal("no revoke")
 	}
 	if out := tick(time.Minute); len(out) != 0 {
 		t.Errorf("after a pause of its own the leader wants %+v", out)

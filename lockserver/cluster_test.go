@@ -455,6 +455,49 @@ func TestOpenFlagsSurviveFailover(t *testing.T) {
 	})
 }
 
+// TestGiveBack: a lock that is given back and got again brings what is true by then.
+func TestGiveBack(t *testing.T) {
+	sim(t, 1, func(t *testing.T, c *fakeCluster) {
+		a, b := c.client(ClerkOptions{}), c.client(ClerkOptions{})
+		a.must(1, Exclusive)
+		a.h.open[1] = true
+		b.must(1, Exclusive)
+		again := func() bool {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			if err := b.GiveBack(ctx, 1); err != nil {
+				t.Fatal(err)
+			}
+			if b.Held(1) != None {
+				t.Error("given back and held")
+			}
+			b.must(1, Exclusive)
+			return b.OpenElsewhere(1)
+		}
+		if !again() {
+			t.Error("a has it open")
+		}
+		a.link.set(func(k *link) { k.cut = true })
+		time.Sleep(15 * time.Second)
+		if again() {
+			t.Error("open elsewhere, though who had it open is dead")
+		}
+		if !b.lock(time.Second, Request{1, Shared}) {
+			t.Fatal("no lock")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := b.GiveBack(ctx, 1); !errors.Is(err, errors.KindTimeout) {
+			t.Errorf("a lock in use was given back: %v", err)
+		}
+		b.Unpin(1)
+		if err := b.GiveBack(t.Context(), 2); err != nil {
+			t.Errorf("a lock that is not held: %v", err)
+		}
+	})
+}
+
 // TestOwnInodes: fresh inodes cost no message, are given up one by one, and stay
 // given up through a failover.
 func TestOwnInodes(t *testing.T) {

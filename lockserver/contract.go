@@ -98,6 +98,9 @@ type Clerk interface {
 	// OpenElsewhere reports whether, when id was last granted, another session had told
 	// (in a Release) that it still has the inode open.
 	OpenElsewhere(id LockID) bool
+	// GiveBack lets a lock go that nobody has asked for: through Holder.Revoke, once no pin is left. The next
+	// Acquire gets a new grant, and with it what is true by then (OpenElsewhere). It returns when the lock has been let go.
+	GiveBack(ctx context.Context, id LockID) error
 	// Session names the writer.
 	Session() blockstore.Session
 	// Epoch is the epoch to which the session was attached last.

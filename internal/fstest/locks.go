@@ -36,6 +36,8 @@ type holding struct {
 	asked    bool // a revoke goroutine runs
 	to       lockserver.Mode
 	idle     chan struct{}
+	// elsewhere: another had told, when it was granted, that it has the inode open.
+	elsewhere bool
 }
 
 type request struct {
@@ -279,6 +281,8 @@ func (t *Locks) grant(id lockserver.LockID, st *lockState) {
 			st.holders[q.c] = own
 		}
 		own.mode = max(own.mode, q.mode)
+		delete(st.open, q.c)
+		own.elsewhere = len(st.open) > 0
 		own.pins++
 		q.done = true
 		close(q.got)
@@ -406,16 +410,36 @@ func (c *Clerk) OwnInodes(r blockstore.InodeRange) {
 	}
 }
 
-// OpenElsewhere tells what other clerks told when they released the lock.
+// OpenElsewhere tells what other clerks had told, when the lock was granted, as they released it.
 func (c *Clerk) OpenElsewhere(id lockserver.LockID) bool {
 	c.t.mu.Lock()
 	defer c.t.mu.Unlock()
-	for o := range c.t.state(id).open {
-		if o != c {
-			return true
+	h := c.t.state(id).holders[c]
+	return h != nil && h.elsewhere
+}
+
+// GiveBack lets the lock go.
+func (c *Clerk) GiveBack(ctx context.Context, id lockserver.LockID) error {
+	c.t.mu.Lock()
+	st := c.t.state(id)
+	h := st.holders[c]
+	c.t.mu.Unlock()
+	for {
+		c.t.mu.Lock()
+		gone := h == nil || st.holders[c] != h || c.ended
+		if !gone {
+			c.t.revoke(id, c, h, lockserver.None)
+		}
+		c.t.mu.Unlock()
+		if gone {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New(errors.KindOf(ctx.Err()), "giving lock %d back: %w", id, ctx.Err())
+		case <-time.After(time.Millisecond):
 		}
 	}
-	return false
 }
 
 // Session names the writer.
