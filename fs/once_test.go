@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"dfs/blockstore"
 	"dfs/fs/fsck"
 	"dfs/fs/layout"
 	"dfs/internal/errors"
@@ -218,4 +219,30 @@ func TestSessionsAreReclaimed(t *testing.T) {
 	}
 	m.must(m.SyncAll(ctx))
 	checkDisk(t, w)
+}
+
+// TestRetiredListsAreLeftOneRound: what a file server that failed had open without a name can be opened through another until the second look.
+func TestRetiredListsAreLeftOneRound(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{}), w.mount(Options{})
+	ino, h := a.create(RootIno, "f")
+	a.write(h, "here", 0)
+	a.must(a.Unlink(ctx, root, RootIno, "f"))
+	a.must(a.SyncAll(ctx))
+	a.clerk.End(errors.Of(errors.KindSessionEnded))
+	seen := map[blockstore.WriterID]bool{}
+	b.must(b.cur.Load().sweep(ctx, seen))
+	h, _, err := b.Open(ctx, root, ino, syscall.O_RDWR)
+	b.must(err)
+	for range 2 {
+		b.must(b.cur.Load().sweep(ctx, seen))
+	}
+	if got := b.read(h, 10, 0); got != "here" {
+		t.Errorf("%q", got)
+	}
+	b.must(b.Release(ctx, h))
+	b.must(b.cur.Load().sweep(ctx, seen))
+	if _, err := b.GetAttr(ctx, root, ino); !errors.Is(err, errors.KindStale) {
+		t.Errorf("the file is not freed: %v", err)
+	}
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -226,12 +227,14 @@ func (ss *session) reapStep(ctx context.Context, ino uint64) (more bool, err err
 	return err == nil, err
 }
 
-// sweepOrphans looks at once and then every OrphanInterval at this writer's orphans and at retired writers' lists.
+// sweepOrphans looks at once and then every OrphanInterval at this writer's orphans and at retired writers' lists. Such a list
+// is adopted at the second look: who had a file open through a server that failed has time to open it through another.
 func (ss *session) sweepOrphans(ctx context.Context) {
 	tick := time.NewTicker(ss.s.opts.OrphanInterval)
 	defer tick.Stop()
+	seen := map[blockstore.WriterID]bool{}
 	for {
-		if err := ss.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := ss.sweep(ctx, seen); err != nil && ctx.Err() == nil {
 			ss.s.log.Warn("looking after orphans; tried again later", "err", err)
 		}
 		select {
@@ -242,8 +245,12 @@ func (ss *session) sweepOrphans(ctx context.Context) {
 	}
 }
 
-// sweepOnce is one round of sweepOrphans.
-func (ss *session) sweepOnce(ctx context.Context) error {
+// sweepOnce is one round of sweepOrphans that adopts every list.
+func (ss *session) sweepOnce(ctx context.Context) error { return ss.sweep(ctx, nil) }
+
+// sweep is one round of sweepOrphans. Of the retired writers only those are taken up that the round before has seen, and seen
+// are those of this round then; nil: all.
+func (ss *session) sweep(ctx context.Context, seen map[blockstore.WriterID]bool) error {
 	for _, o := range ss.orph.list() {
 		if ss.s.inUse(o.Ino) && !ss.s.unknown(o.Ino) {
 			continue
@@ -262,7 +269,13 @@ func (ss *session) sweepOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before := maps.Clone(seen)
+	clear(seen)
 	for _, w := range retired {
+		if seen != nil && !before[w] {
+			seen[w] = true
+			continue
+		}
 		if err := ss.adopt(ctx, w); err != nil {
 			return err
 		}

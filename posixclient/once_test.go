@@ -44,6 +44,16 @@ var changes = []struct {
 	{"chmod", func(c *Client, _ *File) error { return c.Chmod("/log", 0o640) }},
 	{"fallocate", func(_ *Client, f *File) error { return f.Allocate(0, 1<<20, 4096) }},
 	{"truncate", func(_ *Client, f *File) error { return f.Truncate(2 << 20) }},
+	{"tmpfile", func(c *Client, _ *File) error {
+		f, err := c.Open("/", os.O_RDWR|oTmpfile|syscall.O_DIRECTORY, 0o600)
+		if err == nil {
+			_, err = f.Write([]byte("unnamed"))
+		}
+		if err == nil {
+			err = f.Link("/named")
+		}
+		return err
+	}},
 }
 
 // tree is what the file system holds, told by another client.

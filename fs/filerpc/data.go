@@ -77,8 +77,8 @@ func (s *Server) Open(ctx context.Context, r *filepb.OpenRequest) (*filepb.OpenR
 	return s.opened(r.GetClient(), handle{h: h, killPriv: who.KillPriv}, nil, err)
 }
 
-// createFlags are the flags that mean nothing any more once the file is there.
-const createFlags = syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC
+// createFlags are the flags that mean nothing any more once the file is there (0x400000 is O_TMPFILE's own).
+const createFlags = syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC | syscall.O_DIRECTORY | 0x400000
 
 // Create implements filepb.FilesServer.
 func (s *Server) Create(ctx context.Context, r *filepb.MakeRequest) (*filepb.OpenResponse, error) {

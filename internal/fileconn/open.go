@@ -13,15 +13,15 @@ import (
 // CloseWait bounds what Close of an Open waits for a node's answer.
 const CloseWait = 10 * time.Second
 
-// reopenFlags are the flags that a file keeps when it is opened again.
-const reopenFlags = ^uint32(syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC)
+// reopenFlags are the flags that a file keeps when it is opened again: not those that say how it was found or made (0x400000 is O_TMPFILE's own).
+const reopenFlags = ^uint32(syscall.O_CREAT | syscall.O_EXCL | syscall.O_TRUNC | syscall.O_DIRECTORY | 0x400000)
 
 // Open is an open file or directory. It survives the failure of the node it was opened on; not so the locks set
 // through it: while one is held, what is done through it on another node fails with KindIO.
 type Open struct {
 	c      *Conn
 	ino    uint64
-	flags  uint32 // as opened, less O_CREAT, O_EXCL, O_TRUNC
+	flags  uint32 // as opened, less those that say how it is found or made
 	dir    bool
 	caller *filepb.Caller
 	turn   Gate // held while it is opened again
