@@ -1,6 +1,10 @@
 package check
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -158,6 +162,79 @@ func TestVerdicts(t *testing.T) {
 		if (got.Violation == "") != c.good || got.Undecided || got.Operations == 0 {
 			t.Errorf("%s: good is %v, want %v (%d operations looked at)\n%s", name, got.Violation == "", c.good, got.Operations, got.Violation)
 		}
+	}
+}
+
+// TestManyUnknown: the search ends although much is unknown.
+func TestManyUnknown(t *testing.T) {
+	h, text := &History{}, ""
+	for v := range uint64(200) {
+		o := h.Begin(int(v%4), Input{Kind: Append, Value: v + 1})
+		if v%3 > 0 {
+			o.Done(Output{OK: true})
+		}
+		if v%6 > 0 { // of those without an answer every other one was done
+			text += fmt.Sprint(v+1, " ")
+		}
+		did(h, Input{Kind: ReadAll}, Output{Text: text})
+	}
+	got := h.Check(Appends(), 10*time.Second)
+	if got.Violation != "" || got.Undecided || got.Unknown != 67 {
+		t.Errorf("%+v", got)
+	}
+	did(h, Input{Kind: ReadAll}, Output{Text: "1 " + text})
+	if got := h.Check(Appends(), 10*time.Second); got.Violation == "" {
+		t.Errorf("a history that begins differently at its end: %+v", got)
+	}
+}
+
+// TestAppendsAsSearched: what is judged without a search agrees with the search, on short histories, right and wrong ones.
+func TestAppendsAsSearched(t *testing.T) {
+	searched := Appends()
+	searched.judge = nil
+	good, bad := 0, 0
+	for seed := range uint64(3000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		h, file := &History{}, ""
+		type open struct {
+			o   *Operation
+			out Output
+		}
+		var under []open
+		for v := range uint64(12) {
+			if r.IntN(2) == 0 {
+				o := h.Begin(int(v), Input{Kind: Append, Value: v + 1})
+				if r.IntN(6) > 0 {
+					file += fmt.Sprint(v+1, " ")
+				}
+				under = append(under, open{o, Output{OK: true}})
+			} else {
+				text := file
+				if fields := strings.Fields(file); r.IntN(12) == 0 && len(fields) > 0 { // stale, or short
+					text = strings.Join(fields[:r.IntN(len(fields))], " ") + " "
+				}
+				under = append(under, open{h.Begin(int(v), Input{Kind: ReadAll}), Output{Text: strings.TrimPrefix(text, " ")}})
+			}
+			for len(under) > 0 && r.IntN(3) > 0 {
+				i := r.IntN(len(under))
+				if r.IntN(8) > 0 {
+					under[i].o.Done(under[i].out)
+				}
+				under = slices.Delete(under, i, i+1)
+			}
+		}
+		a, b := h.Check(Appends(), time.Minute), h.Check(searched, time.Minute)
+		if (a.Violation == "") != (b.Violation == "") || b.Undecided {
+			t.Fatalf("seed %d: judged %q, searched %q", seed, a.Violation, b.Violation)
+		}
+		if a.Violation == "" {
+			good++
+		} else {
+			bad++
+		}
+	}
+	if good < 300 || bad < 300 {
+		t.Errorf("%d good and %d bad histories: nothing to tell apart", good, bad)
 	}
 }
 

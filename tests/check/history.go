@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -164,6 +165,14 @@ func (h *History) Check(m Model, limit time.Duration) Result {
 	h.mu.Unlock()
 	deadline := time.Now().Add(limit)
 	for key, ops := range keys {
+		if m.judge != nil {
+			if wrong := m.judge(ops); wrong != "" {
+				r.Violation = fmt.Sprintf("%s: %s; the operations:\n%s", m.Name, wrong, h.describe(m, key, settle(ops)))
+				return r
+			}
+			continue
+		}
+		ops = settle(ops)
 		switch porcupine.CheckOperationsTimeout(m.model(), ops, max(time.Until(deadline), time.Millisecond)) {
 		case porcupine.Unknown:
 			r.Undecided = true
@@ -175,25 +184,61 @@ func (h *History) Check(m Model, limit time.Duration) Result {
 	return r
 }
 
+// settle says more about writes and appends of unknown outcome, whose values are like no other's: one that no read shows may as well
+// never have been done, and one that a read shows was done before that read returned. Without it a search with many of them does not end.
+func settle(ops []porcupine.Operation) []porcupine.Operation {
+	shown := map[uint64]int64{} // value -> when the first read that shows it returned
+	note := func(v uint64, at int64) {
+		if first, known := shown[v]; !known || at < first {
+			shown[v] = at
+		}
+	}
+	for _, o := range ops {
+		switch out := o.Output.(Output); o.Input.(Input).Kind {
+		case Read:
+			note(out.Value, o.Return)
+		case ReadAll:
+			for field := range strings.FieldsSeq(out.Text) {
+				var v uint64
+				if _, err := fmt.Sscan(field, &v); err == nil {
+					note(v, o.Return)
+				}
+			}
+		}
+	}
+	var settled []porcupine.Operation
+	for _, o := range ops {
+		if in := o.Input.(Input); in.unknown && (in.Kind == Write || in.Kind == Append) {
+			at, known := shown[in.Value]
+			if !known {
+				continue
+			}
+			o.Return = max(o.Call, at)
+		}
+		settled = append(settled, o)
+	}
+	return settled
+}
+
 // describe lists the shortest beginning of the operations, by their return, that no order explains, and how they were called.
 func (h *History) describe(m Model, key string, ops []porcupine.Operation) string {
 	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
-	short, after := ops, []porcupine.Operation(nil)
-	for n := range ops { // those that had not returned by then are of unknown outcome for the beginning
-		begin := slices.Clone(ops[:n+1])
-		for _, o := range ops[n+1:] {
+	begin := func(n int) []porcupine.Operation { // the first n, and those that had not returned by then, as of unknown outcome
+		some := slices.Clone(ops[:n])
+		for _, o := range ops[n:] {
 			in := o.Input.(Input)
-			if o.Call < ops[n].Return && !slices.Contains([]Kind{Read, ReadAll, Stat, Readlink}, in.Kind) {
+			if o.Call < ops[n-1].Return && !slices.Contains([]Kind{Read, ReadAll, Stat, Readlink}, in.Kind) {
 				in.unknown = true
 				o.Input = in
-				begin = append(begin, o)
+				some = append(some, o)
 			}
 		}
-		if porcupine.CheckOperationsTimeout(m.model(), begin, time.Second) == porcupine.Illegal {
-			short, after = begin, slices.Clone(ops[n+1:min(len(ops), n+13)])
-			break
-		}
+		return some
 	}
+	n := 1 + sort.Search(len(ops)-1, func(i int) bool {
+		return porcupine.CheckOperationsTimeout(m.model(), begin(i+1), 2*time.Second) == porcupine.Illegal
+	})
+	short, after := begin(n), slices.Clone(ops[n:min(len(ops), n+12)])
 	slices.SortFunc(short, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	var b strings.Builder
 	if skip := len(short) - 60; skip > 0 {

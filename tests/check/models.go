@@ -13,6 +13,8 @@ type Model struct {
 	kinds []Kind
 	init  any
 	step  func(state any, in Input, out Output) (bool, any)
+	// judge, if not nil, judges the operations of one key without a search, and says what is wrong.
+	judge func(ops []porcupine.Operation) string
 }
 
 // model is the model as the search wants it. An operation of unknown outcome is done where it comes in the order, whatever its
@@ -41,7 +43,7 @@ func Registers() Model {
 
 // Appends are files that are appended to and read whole.
 func Appends() Model {
-	return Model{Name: "appends", kinds: []Kind{Append, ReadAll}, init: "", step: func(state any, in Input, out Output) (bool, any) {
+	return Model{Name: "appends", kinds: []Kind{Append, ReadAll}, judge: judgeAppends, init: "", step: func(state any, in Input, out Output) (bool, any) {
 		if in.Kind == Append {
 			return true, state.(string) + fmt.Sprint(in.Value) + " "
 		}

@@ -406,7 +406,12 @@ func (m *Mount) Unmount() {
 
 // Kill ends the mount process with SIGKILL and detaches what is left of the mount.
 func (m *Mount) Kill() {
-	m.proc.Kill()
+	m.proc.signal(syscall.SIGKILL)
+	if !m.proc.Wait(startWait) {
+		m.cluster.t.Errorf("the mount process at %s was killed, and does not end: its connection is aborted", m.Dir)
+		_ = syscall.Unmount(m.Dir, syscall.MNT_FORCE)
+		m.proc.Kill()
+	}
 	_ = syscall.Unmount(m.Dir, syscall.MNT_DETACH)
 }
 
