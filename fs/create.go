@@ -149,10 +149,7 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		m.e = ss.entryOf(&p, n, in)
 		m.e.NameCacheable = ss.nameCacheable(&p, p.of(k.dir))
 		if k.open {
-			h := s.handles.add(ss, ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false)
-			h.check, h.killPriv = k.c != nil && k.c.Check, k.c != nil && k.c.UID != 0
-			n.kernelPages.Store(true)
-			m.id = h.id
+			m.id = s.openMade(ss, n, k)
 		}
 		return ss.answer(ctx, true)
 	})
@@ -161,6 +158,14 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		m.id = 0
 	}
 	return m, err
+}
+
+// openMade opens what was made, whoever may open it.
+func (s *Server) openMade(ss *session, n *node, k making) Handle {
+	h := s.handles.add(ss, n.ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false)
+	h.check, h.killPriv = k.c != nil && k.c.Check, k.c != nil && k.c.UID != 0
+	n.kernelPages.Store(true)
+	return h.id
 }
 
 // makeIn puts the new inode and its name into the tx.

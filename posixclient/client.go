@@ -15,8 +15,8 @@
 // see WithContext. All methods are safe for concurrent use.
 //
 // An open file is opened again on another node by its inode number, with the permissions as they
-// are then. One without a name (unlinked, or made with O_TMPFILE) lives only as long as somebody
-// has it open: if the node that had it open dies, it is gone, and calls say so (ENOENT or ESTALE).
+// are then, as soon as the node in use fails. One without a name (unlinked, or made with O_TMPFILE) stays by that; if the
+// client finds no node within half a minute it is gone, and calls say so (ENOENT or ESTALE).
 package posixclient
 
 import (

@@ -157,6 +157,32 @@ func TestStoppedNodeDoesNothingLate(t *testing.T) {
 	}
 }
 
+// TestSlowNodeIsWaitedFor: a node that lives and is slow, and that the client has left: what it does still is done, and is not done again.
+func TestSlowNodeIsWaitedFor(t *testing.T) {
+	w := newWorld(t, 2, filerpc.Options{})
+	c := w.client()
+	log := open(t, c, "/log", os.O_WRONLY|os.O_CREATE|os.O_APPEND)
+	used, others := w.inUse(c)
+	reached, wake := stopped(&used.hook.during, &used.hook.after)
+	done := make(chan error, 1)
+	go func() { _, err := log.Write([]byte("line\n")); done <- err }()
+	<-reached
+	c.conn.Leave()
+	select {
+	case err := <-done:
+		t.Fatalf("the next node did not wait for the first: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	wake()
+	must(t, <-done)
+	if now, _ := w.inUse(c); now != others[0] {
+		t.Error("the client is still at the slow node")
+	}
+	if got := content(t, c, "/log"); got != "line\n" {
+		t.Errorf("the log holds %q", got)
+	}
+}
+
 // TestLateRequestIsVoid: a request that was held up before a node saw it, and was answered by another node with an error, is not
 // done when the first node sees it at last.
 func TestLateRequestIsVoid(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -350,4 +351,39 @@ func fill(rnd *rand.Rand, m protoreflect.Message, id []byte) {
 			m.Set(f, protoreflect.ValueOfInt64(int64(n)))
 		}
 	}
+}
+
+// TestGarbageNames: a changing request with a name that makes no sense is refused, and does nothing.
+func TestGarbageNames(t *testing.T) {
+	s := start(t, filerpc.Options{Identity: allow})
+	id, _ := s.attach(1)
+	other, _ := s.attach(2)
+	mine, err := s.OpenSession(ctx, &filepb.SessionRequest{Client: id})
+	must(t, err)
+	theirs, err := s.OpenSession(ctx, &filepb.SessionRequest{Client: other})
+	must(t, err)
+	mkdir := func(name string) error {
+		named := metadata.AppendToOutgoingContext(ctx, "dfs-once-bin", name)
+		_, err := s.Mkdir(named, &filepb.MakeRequest{Caller: as(0), Dir: 1, Name: []byte("d"), Mode: 0o755})
+		return err
+	}
+	encode := func(o *filepb.Once) string {
+		b, err := proto.Marshal(o)
+		must(t, err)
+		return string(b)
+	}
+	good := &filepb.Once{Client: id, Session: mine.GetSession(), Generation: mine.GetGeneration(), Number: 1}
+	for _, name := range []string{"", "\xff", "nonsense", encode(&filepb.Once{}), encode(&filepb.Once{Client: id, Session: 1 << 63, Number: 1}),
+		encode(&filepb.Once{Client: id, Session: 1, Generation: 1, Number: 1}), encode(&filepb.Once{Client: id, Session: theirs.GetSession(), Generation: 1, Number: 1}),
+		encode(&filepb.Once{Client: id, Session: mine.GetSession(), Generation: 1, Slot: 1 << 31, Number: 1}), encode(good)[:20]} {
+		if err := mkdir(name); err == nil {
+			t.Errorf("done with the name %q", name)
+		}
+	}
+	_, err = s.Lookup(ctx, &filepb.NameRequest{Caller: as(0), Dir: 1, Name: []byte("d")})
+	wantKind(t, "what was refused", err, errors.KindNotExist)
+	must(t, mkdir(encode(good)))
+	must(t, mkdir(encode(good))) // the same one
+	_, err = s.CloseSession(ctx, &filepb.SessionRequest{Client: id, Session: theirs.GetSession()})
+	wantKind(t, "the end of another's session", err, errors.KindStale)
 }
