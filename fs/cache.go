@@ -26,13 +26,12 @@ type cache struct {
 	mu      sync.Mutex
 	limit   int // frames
 	durable func() wal.Gen
-	table   map[wal.Addr]*frame
+	table   frameTable
 	vdisks  map[uint64]*frame // head of each vdisk's list
 	probe   frameList         // probation, newest first
 	prot    frameList         // protected, newest first
 	dirty   frameList         // not yet durable, oldest at the tail
 	inserts uint64
-	total   int // frames in the table
 	arena   arena
 }
 
@@ -88,14 +87,14 @@ func (l *frameList) remove(f *frame) {
 }
 
 func newCache(limit int, durable func() wal.Gen) *cache {
-	return &cache{limit: max(limit, 1), durable: durable, table: map[wal.Addr]*frame{}, vdisks: map[uint64]*frame{}}
+	return &cache{limit: max(limit, 1), durable: durable, table: newFrameTable(), vdisks: map[uint64]*frame{}}
 }
 
 // get returns the frame of a with a reference, or nil. It waits for a load under way.
 func (c *cache) get(ctx context.Context, a wal.Addr) (*frame, error) {
 	for {
 		c.mu.Lock()
-		f := c.table[a]
+		f := c.table.get(a)
 		if f == nil {
 			c.mu.Unlock()
 			return nil, nil
@@ -125,7 +124,7 @@ func (c *cache) getRun(a wal.Addr, frames []*frame) (hits int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range frames {
-		f := c.table[a]
+		f := c.table.get(a)
 		if f != nil && f.loading == nil {
 			f.refs++
 			c.touch(f)
@@ -143,7 +142,7 @@ func (c *cache) getRun(a wal.Addr, frames []*frame) (hits int) {
 func (c *cache) has(a wal.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.table[a] != nil
+	return c.table.get(a) != nil
 }
 
 // unref gives references back.
@@ -176,7 +175,7 @@ func (c *cache) claim(a wal.Addr, n int, l *load) []*frame {
 	defer c.mu.Unlock()
 	var out []*frame
 	for i := 0; i < n; i++ {
-		if c.table[a] != nil {
+		if c.table.get(a) != nil {
 			break
 		}
 		f := c.insert(a, false)
@@ -213,7 +212,7 @@ func (c *cache) put(a wal.Addr, content []byte, gen wal.Gen, meta bool) {
 }
 
 func (c *cache) putLocked(a wal.Addr, content []byte, gen wal.Gen, meta bool) *frame {
-	f := c.table[a]
+	f := c.table.get(a)
 	if f == nil {
 		f = c.insert(a, meta)
 	}
@@ -244,8 +243,7 @@ func (c *cache) insert(a wal.Addr, meta bool) *frame {
 	c.makeRoom()
 	c.inserts++
 	f := &frame{addr: a, buf: c.arena.get(), stamp: c.inserts, protected: meta}
-	c.table[a] = f
-	c.total++
+	c.table.add(f)
 	c.home(f).pushFront(f)
 	if h := c.vdisks[a.VDisk]; h != nil {
 		f.vnext, h.vprev = h, f
@@ -282,13 +280,13 @@ func (c *cache) touch(f *frame) {
 
 // makeRoom evicts until one more frame fits, as far as something is evictable.
 func (c *cache) makeRoom() {
-	for c.total >= c.limit && c.evictOne() {
+	for c.table.n >= c.limit && c.evictOne() {
 	}
 }
 
 // shrink evicts what is beyond the limit.
 func (c *cache) shrink() {
-	for c.total > c.limit && c.evictOne() {
+	for c.table.n > c.limit && c.evictOne() {
 	}
 }
 
@@ -326,11 +324,9 @@ func (c *cache) settle() {
 
 // removeLocked takes f out of the table and lists; the caller gives the buffer back (or marks it gone).
 func (c *cache) removeLocked(f *frame) {
-	if c.table[f.addr] != f {
+	if !c.table.remove(f) {
 		return
 	}
-	delete(c.table, f.addr)
-	c.total--
 	f.list.remove(f)
 	if f.vprev != nil {
 		f.vprev.vnext = f.vnext
@@ -363,7 +359,7 @@ func (c *cache) drop(vdisk, from, to uint64) {
 	defer c.mu.Unlock()
 	if to-from <= 64 {
 		for b := from; b < to; b++ {
-			if f := c.table[wal.Addr{VDisk: vdisk, Block: b}]; f != nil {
+			if f := c.table.get(wal.Addr{VDisk: vdisk, Block: b}); f != nil {
 				c.dropFrame(f)
 			}
 		}
@@ -382,7 +378,7 @@ func (c *cache) drop(vdisk, from, to uint64) {
 func (c *cache) overfull() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total <= c.limit {
+	if c.table.n <= c.limit {
 		return false
 	}
 	c.settle()
@@ -395,7 +391,7 @@ func (c *cache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.arena.close()
-	c.table, c.vdisks = map[wal.Addr]*frame{}, map[uint64]*frame{}
+	c.table, c.vdisks = newFrameTable(), map[uint64]*frame{}
 }
 
 // usage tells frames in use and how many of them are dirty.
@@ -403,7 +399,7 @@ func (c *cache) usage() (total, dirty int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settle()
-	return c.total, c.dirty.n
+	return c.table.n, c.dirty.n
 }
 
 // checkInvariants panics if the lists and the table disagree.
@@ -413,13 +409,13 @@ func (c *cache) checkInvariants() {
 	n := 0
 	for _, l := range []*frameList{&c.probe, &c.prot, &c.dirty} {
 		for f := l.head; f != nil; f = f.next {
-			if f.list != l || c.table[f.addr] != f {
+			if f.list != l || c.table.get(f.addr) != f {
 				panic("fs: cache: a listed frame is not in the table")
 			}
 			n++
 		}
 	}
-	if n != len(c.table) || n != c.total {
+	if n != c.table.n {
 		panic("fs: cache: frames in lists and in the table differ")
 	}
 	v := 0
