@@ -146,7 +146,7 @@ func (s *Server) Readlink(ctx context.Context, c *Caller, ino Ino) (target strin
 	return target, err
 }
 
-// SetAttr changes attributes. A size goes first, in records of its own; the others follow in one record.
+// SetAttr changes attributes: all in one record, but for the steps in which a great truncation frees blocks behind it.
 func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a SetAttr) (e Entry, err error) {
 	if a.Size != nil && *a.Size > layout.MaxFileSize {
 		return e, errors.Of(errors.KindFileTooBig)
@@ -177,21 +177,8 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 		if err := ss.maySetAttr(ctx, c, n, in, hd, a); err != nil {
 			return err
 		}
-		if a.Size != nil {
-			if err := ss.setSize(ctx, n, &a); err != nil {
-				return err
-			}
-		}
-		t := ss.newTx()
-		defer t.done()
-		if err := ss.applyAttr(ctx, c, t, n, a); err != nil {
+		if err := ss.setAttr(ctx, c, n, a); err != nil {
 			return err
-		}
-		if len(t.inodes) > 0 {
-			t.completes(completion{})
-			if err := t.commit(ctx); err != nil {
-				return err
-			}
 		}
 		e = ss.entryOf(&p, n, n.in.Load())
 		return ss.answer(ctx, true)
@@ -199,20 +186,18 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 	return e, err
 }
 
-// setSize sets the size, and clears set-id bits with it; what is left of a goes in a record of its own.
-func (ss *session) setSize(ctx context.Context, n *node, a *SetAttr) error {
-	kill := a.KillPriv
-	a.KillPriv = false
-	means := completion{state: layout.ClientDone}
-	if *a != (SetAttr{Size: a.Size}) {
-		means.state = layout.ClientNone
+// setAttr makes the change of SetAttr.
+func (ss *session) setAttr(ctx context.Context, c *Caller, n *node, a SetAttr) error {
+	if a.Size != nil {
+		return ss.truncate(ctx, n, *a.Size, completion{state: layout.ClientDone}, func(t *tx, _ *layout.Inode) error { return ss.applyAttr(ctx, c, t, n, a) })
 	}
-	return ss.truncate(ctx, n, *a.Size, means, func(in *layout.Inode) error {
-		if kill {
-			in.Mode = layout.KillPriv(in.Mode)
-		}
-		return nil
-	})
+	t := ss.newTx()
+	defer t.done()
+	if err := ss.applyAttr(ctx, c, t, n, a); err != nil || len(t.inodes) == 0 {
+		return err
+	}
+	t.completes(completion{})
+	return t.commit(ctx)
 }
 
 // maySetAttr refuses what the type of the inode or (with Check) the caller's rights do not allow.

@@ -194,7 +194,7 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 			return err
 		}
 		if flags&syscall.O_TRUNC != 0 && in.IsRegular() {
-			err := ss.truncate(ctx, n, 0, completion{state: layout.ClientDone, ino: n.ino}, func(in *layout.Inode) error {
+			err := ss.truncate(ctx, n, 0, completion{state: layout.ClientDone, ino: n.ino}, func(_ *tx, in *layout.Inode) error {
 				if c != nil && c.KillPriv {
 					in.Mode = layout.KillPriv(in.Mode)
 				}

@@ -18,12 +18,12 @@ func dataBlocks(in *layout.Inode) uint64 {
 	return n
 }
 
-// truncate sets the size of n, a regular file locked exclusive and loaded. change, if not nil, changes the inode in the same record,
-// which is told what it means for a thin client's request (once.go).
+// truncate sets the size of n, a regular file locked exclusive and loaded. change, if not nil, changes the inode in the same record, after
+// the size and the times are set; means is what that record is for a thin client's request (once.go).
 //
 // A large one goes in steps: the first record sets the size and FlagTruncating and puts the inode on the orphan list; the following ones
 // free a window each; the last one clears the flag and the list.
-func (ss *session) truncate(ctx context.Context, n *node, size uint64, means completion, change func(*layout.Inode) error) error {
+func (ss *session) truncate(ctx context.Context, n *node, size uint64, means completion, change func(t *tx, in *layout.Inode) error) error {
 	if size > layout.MaxFileSize {
 		return errors.Of(errors.KindFileTooBig)
 	}
@@ -34,10 +34,13 @@ func (ss *session) truncate(ctx context.Context, n *node, size uint64, means com
 	defer t.done()
 	t.completion = means
 	in := t.edit(n)
-	if change != nil {
-		if err := change(in); err != nil {
-			return err
+	commit := func() error {
+		if change != nil {
+			if err := change(t, in); err != nil {
+				return err
+			}
 		}
+		return t.commit(ctx)
 	}
 	if err := ss.clearPriv(ctx, t, n, in, false); err != nil {
 		return err
@@ -47,7 +50,7 @@ func (ss *session) truncate(ctx context.Context, n *node, size uint64, means com
 		fresh := make([]byte, size)
 		copy(fresh, in.Inline)
 		in.Inline, in.Size = fresh, size
-		return t.commit(ctx)
+		return commit()
 	}
 	if in.Flags&layout.FlagInline != 0 {
 		if err := spillFile(ctx, t, n, in); err != nil {
@@ -60,13 +63,13 @@ func (ss *session) truncate(ctx context.Context, n *node, size uint64, means com
 		if size == 0 {
 			in.Flags |= layout.FlagInline
 		}
-		return t.commit(ctx)
+		return commit()
 	}
-	return ss.shrink(ctx, t, n, in)
+	return ss.shrink(ctx, t, n, in, commit)
 }
 
 // shrink frees what lies behind the new size, which in has already, and commits.
-func (ss *session) shrink(ctx context.Context, t *tx, n *node, in *layout.Inode) error {
+func (ss *session) shrink(ctx context.Context, t *tx, n *node, in *layout.Inode, commit func() error) error {
 	keep := (in.Size + blockSize - 1) / blockSize
 	if tail := int(in.Size % blockSize); tail != 0 {
 		there, err := ss.isPresent(ctx, n, keep-1)
@@ -88,12 +91,12 @@ func (ss *session) shrink(ctx context.Context, t *tx, n *node, in *layout.Inode)
 		if err := ss.trimFrom(ctx, t, n, in, keep, above); err != nil {
 			return err
 		}
-		return t.commit(ctx)
+		return commit()
 	}
 	in.Flags |= layout.FlagTruncating
 	in.TrimFrom = keep
 	t.addOrphan(n.ino, layout.OrphanTruncating)
-	if err := t.commit(ctx); err != nil {
+	if err := commit(); err != nil {
 		return err
 	}
 	return ss.finishTruncate(ctx, n)
