@@ -28,12 +28,14 @@ func (n *Node) checkpointLoop() {
 	n.checkpoints.mu.Lock()
 	n.checkpoints.at = time.Now()
 	n.checkpoints.mu.Unlock()
+	var standing standing
 	for {
 		select {
 		case <-tick.C:
 		case <-n.closing:
 			return
 		}
+		n.lookAround(&standing, time.Now())
 		if n.applier.progress.settled() {
 			n.clearCopyMark()
 		}

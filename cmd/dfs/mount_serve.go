@@ -73,6 +73,10 @@ func (p *mountPlan) openLocal(ctx context.Context, quorumWait time.Duration, log
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := cl.Refresh(ctx); errors.Is(err, errors.KindForeign) { // what is tried again, below, would not tell
+		cl.Close()
+		return nil, nil, errors.New(errors.KindForeign, "cannot mount %s: %w", p.source, err)
+	}
 	host, _ := os.Hostname()
 	server, err := assembly.OpenFileServer(ctx, cl, assembly.FileServerOptions{
 		Name: fmt.Sprintf("%s:%s (pid %d)", host, p.dir, os.Getpid()), TTL: p.lease, Logger: log,

@@ -40,6 +40,16 @@ func TestForeignDirectories(t *testing.T) {
 	refuse("in use", "in use by", "--id", "a", "--listen", free, "--data", a.Data, "--bootstrap", strings.ReplaceAll(bootstrap, a.Address, free))
 	refuse("port in use", "listening on "+a.Address, "--id", "x", "--listen", a.Address, "--data", t.TempDir(), "--join", c.Addresses())
 	refuse("no cluster", "belongs to no cluster", "--id", "x", "--listen", free, "--data", t.TempDir())
+	refuse("a wrong peer", "the bootstrap list says that node x is at "+a.Address+", but there is node a: correct the list",
+		"--id", "y", "--listen", free, "--data", t.TempDir(), "--bootstrap", "x="+a.Address+",y="+free)
+	refuse("a list without itself", "must name this node: y at ", "--id", "y", "--listen", free, "--data", t.TempDir(), "--bootstrap", "x="+a.Address)
+	mixed := a.Address + "," + other.Nodes[0].Address
+	for _, args := range [][]string{{"status", mixed}, {"mount", mixed, t.TempDir()}} {
+		if out, err := c.TryBoth(args...); err == nil || !strings.Contains(out, "correct the list of addresses") {
+			t.Errorf("dfs %q of two clusters: %v\n%s", args, err, out)
+		}
+	}
+	missing(t, c, free)
 	a.Process().Stop()
 	refuse("another node's", `belongs to node "a"`, "--id", "b", "--listen", free, "--data", a.Data, "--join", c.Addresses())
 	stranger := other.Nodes[0]
@@ -53,6 +63,21 @@ func TestForeignDirectories(t *testing.T) {
 	a.Start()
 	c.WaitReady()
 	c.Check()
+}
+
+// missing starts a founder whose peer does not answer: it waits, and says for whom; who asks it is told, too.
+func missing(t *testing.T, c *harness.Cluster, free string) {
+	t.Helper()
+	log, nobody := filepath.Join(t.TempDir(), "log"), harness.FreeAddress(t)
+	p := harness.StartProcess(t, log, harness.Binary(t), "server", "--id", "y", "--listen", free, "--data", t.TempDir(), "--bootstrap", "x="+nobody+",y="+free)
+	defer p.Kill()
+	harness.Eventually(t, 30*time.Second, "the founder to say for whom it waits", func() bool {
+		b, err := os.ReadFile(log)
+		return err == nil && strings.Contains(string(b), "waiting for other nodes before the first start") && strings.Contains(string(b), nobody)
+	})
+	if out, err := c.TryBoth("status", free); err == nil || !strings.Contains(out, "no leader") {
+		t.Errorf("dfs status of a founder that waits: %v\n%s", err, out)
+	}
 }
 
 // Whatever is sent to a node's port harms nothing.
