@@ -251,8 +251,9 @@ func TestWritesOfOneRange(t *testing.T) {
 	}
 }
 
-// TestOpenWithoutName: a file that lost its name while it was open outlives the node that served its user, and so does one that never had one.
-func TestOpenWithoutName(t *testing.T) {
+// TestOpenFilesOutliveTheirNode: a file that lost its name while it was open outlives the node that served its user, and so does one that never
+// had one. A descriptor with a file lock fails, because the lock is lost; one that has let its lock go does not.
+func TestOpenFilesOutliveTheirNode(t *testing.T) {
 	c := start(t)
 	m := c.Mount("-o", "via")
 	f, err := os.OpenFile(m.Path("f"), os.O_RDWR|os.O_CREATE, 0o644)
@@ -267,6 +268,14 @@ func TestOpenWithoutName(t *testing.T) {
 	defer tmp.Close()
 	_, err = tmp.WriteString("too")
 	must(t, err)
+	var locked [2]*os.File
+	for i := range locked {
+		locked[i], err = os.Create(m.Path(fmt.Sprint("locked", i)))
+		must(t, err)
+		defer locked[i].Close()
+		must(t, syscall.Flock(int(locked[i].Fd()), syscall.LOCK_EX))
+	}
+	must(t, syscall.Flock(int(locked[1].Fd()), syscall.LOCK_UN))
 	c.Nodes[0].Kill()
 	for _, want := range []struct {
 		f    *os.File
@@ -280,6 +289,16 @@ func TestOpenWithoutName(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if _, err := locked[0].WriteString("x"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a write through a descriptor whose lock is lost: %v", err)
+	}
+	if _, err := locked[1].WriteString("x"); err != nil {
+		t.Error(err)
+	}
+	again, err := os.OpenFile(m.Path("locked0"), os.O_WRONLY, 0)
+	must(t, err)
+	must(t, syscall.Flock(int(again.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	must(t, again.Close())
 	c.Nodes[0].Start()
 	c.WaitReady()
 }
