@@ -30,10 +30,11 @@ func TestSuspendedOvernight(t *testing.T) {
 		asked, resume := make(chan struct{}), make(chan struct{})
 		a.link.set(func(k *link) { // the next keep-alive is answered, and the answer is on its way
 			k.onUp = func(m *ClientMsg) bool {
-				if m.KeepAlive != 0 && k.paused == nil {
-					k.paused = resume
-					close(asked)
+				if m.KeepAlive == 0 || k.paused != nil {
+					return m.KeepAlive == 0
 				}
+				k.paused = resume
+				close(asked)
 				return true
 			}
 		})
@@ -45,6 +46,10 @@ func TestSuspendedOvernight(t *testing.T) {
 		clock.jump(9 * time.Hour)
 		if left := a.LeaseLeft(); left > 0 {
 			t.Errorf("the lease lives for %v after a night", left)
+		}
+		time.Sleep(time.Second)
+		if a.h.expiries() != 1 {
+			t.Error("the file server was not told that the lease is over: no timer has run so long")
 		}
 		a.link.set(func(k *link) { k.paused, k.onUp = nil, func(m *ClientMsg) bool { return m.KeepAlive == 0 } })
 		close(resume)

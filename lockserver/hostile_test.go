@@ -80,6 +80,16 @@ func (k *rawClient) recv() *ServerMsg {
 	return m
 }
 
+// refused waits for the end of the stream, on which claims were sent that must not be accepted.
+func (k *rawClient) refused() {
+	k.t.Helper()
+	for k.err == nil {
+		if k.recv().Claimed != nil {
+			k.t.Error("the claims were accepted")
+		}
+	}
+}
+
 // live sends keep-alives, and answers revokes as k.revoke says, until the stream ends.
 func (k *rawClient) live() {
 	stream, ended := k.stream, make(chan struct{})
@@ -237,9 +247,7 @@ func TestForgedClaims(t *testing.T) {
 				}
 				k.hello(true)
 				k.send(&ClientMsg{Claims: f.claims})
-				for k.err == nil {
-					k.recv()
-				}
+				k.refused()
 				if k.hello(false) {
 					t.Error("a session that forged a claim is attached again")
 				}
@@ -305,9 +313,7 @@ func TestGivenBudget(t *testing.T) {
 		}
 		k.hello(true)
 		k.send(&ClientMsg{Claims: &Claims{Given: runs, Done: true}})
-		for k.err == nil {
-			k.recv()
-		}
+		k.refused()
 		if k.hello(false) {
 			t.Error("a session that told 16 million inodes given up, out of 4096, is attached again")
 		}
