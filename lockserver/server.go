@@ -18,7 +18,7 @@ type Options struct {
 	// ProveEvery is the least time between the starts of two proofs of leadership, each of which
 	// serves all keep-alives that arrived before it: default 1s.
 	ProveEvery time.Duration
-	// StreamsMax bounds the streams open at once: default 4096.
+	// StreamsMax bounds the streams open at once: default 16384, as many as there may be writers.
 	StreamsMax int
 	// QueueMax bounds the grants, revokes and answers that wait to be sent on
 	// one stream; beyond it the stream is ended. Default 1<<18.
@@ -35,7 +35,7 @@ func (o *Options) Validate() error {
 	setDefault(&o.TTLMin, time.Second)
 	setDefault(&o.TTLMax, 2*time.Minute)
 	setDefault(&o.ProveEvery, min(time.Second, o.TTLMin))
-	setDefault(&o.StreamsMax, 4096)
+	setDefault(&o.StreamsMax, 1<<14)
 	setDefault(&o.QueueMax, 1<<18)
 	o.Table.setDefaults()
 	if o.Logger == nil {
