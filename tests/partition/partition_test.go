@@ -27,7 +27,7 @@ func seedAndRounds(t *testing.T, rounds int) (uint64, int) {
 	return seed, rounds
 }
 
-// rounds does rounds until their number or, in a long run, a part of the time is over.
+// goOn does rounds until their number or, in a long run, a part of the time is over.
 func (w *world) goOn(seed uint64, rounds int, part float64, faults []fault, plan plan) {
 	w.t.Helper()
 	end := time.Now().Add(time.Duration(float64(soak()) * part))
@@ -42,7 +42,7 @@ func (w *world) goOn(seed uint64, rounds int, part float64, faults []fault, plan
 // durations of faults.
 func durations() []time.Duration {
 	if soak() > 0 {
-		return []time.Duration{1 * time.Second, 1 * time.Second, 2 * time.Second, 3 * time.Second, 5 * time.Second, 9 * time.Second, 14 * time.Second}
+		return []time.Duration{1 * time.Second, 1 * time.Second, 1 * time.Second, 2 * time.Second, 2 * time.Second, 3 * time.Second, 6 * time.Second, 14 * time.Second}
 	}
 	return []time.Duration{500 * time.Millisecond, 1 * time.Second, 2 * time.Second, 3 * time.Second}
 }
@@ -59,6 +59,10 @@ func TestNemesis(t *testing.T) {
 func TestPauses(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 20)
 	w := start(t, seed, false)
-	w.goOn(seed, rounds, 0.4, pauses(), plan{most: 2, repeat: 1, durations: durations()})
+	repeat := 1
+	if soak() > 0 {
+		repeat = 4
+	}
+	w.goOn(seed, rounds, 0.4, pauses(), plan{most: 2, repeat: repeat, durations: durations()})
 	w.finish()
 }

@@ -92,7 +92,7 @@ func (w *world) round(seed uint64, faults []fault, plan plan) {
 	run.end(healed)
 	w.judge(run)
 	w.whole()
-	w.tally.add("rounds", 1)
+	w.tally.add("rounds of "+w.t.Name(), 1)
 	w.t.Logf("DFS_SEED=%d: %s; %d operations, slowest %v; faults lasted %v, all mounts answered after %v, checked after %v", seed, strings.Join(names, ", "),
 		run.done.Load(), run.history.Slowest().Round(time.Millisecond), healed.Sub(begun).Round(time.Millisecond), run.answered.Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
 	w.tally.save(w.t)
