@@ -49,7 +49,7 @@ func durations() []time.Duration {
 
 // TestNemesis: cuts, kills and pauses of anybody.
 func TestNemesis(t *testing.T) {
-	seed, rounds := seedAndRounds(t, 8)
+	seed, rounds := seedAndRounds(t, 7)
 	w := start(t, seed, true)
 	w.goOn(seed, rounds, 0.5, slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), plan{most: 2, repeat: 1, durations: durations()})
 	w.finish()
