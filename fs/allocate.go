@@ -387,9 +387,9 @@ func (s *Server) CopyRange(ctx context.Context, from Handle, fromOff uint64, to 
 		if done == length {
 			return done, nil
 		}
-		n, err := s.Read(ctx, from, buf[:min(length-done, copyStep)], fromOff+done)
+		n, err := s.ReadIO(ctx, from, buf[:min(length-done, copyStep)], fromOff+done, IODirect)
 		if err == nil && n > 0 {
-			step := writing{killPriv: dst.killPriv, part: done+uint64(n) < length && n == len(buf), copied: done + uint64(n)}
+			step := writing{kind: IODirect, killPriv: dst.killPriv, part: done+uint64(n) < length && n == len(buf), copied: done + uint64(n)}
 			_, err = s.write(ctx, dst, buf[:n], toOff+done, step)
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"dfs/fs/layout"
 	"dfs/internal/errors"
+	"dfs/lockserver"
 )
 
 // attrOf is what stat tells of an inode.
@@ -80,11 +81,21 @@ func (ss *session) check(ctx context.Context, c *Caller, n *node, in *layout.Ino
 	return ss.access(ctx, c, n, in, mask)
 }
 
+// statUse is how GetAttr uses an inode: where the lock of a file whose pages are filled under Exclusive was taken away, the kernel asks for
+// the attributes before it reads, and one hand-over does for both.
+func (ss *session) statUse(ino uint64) use {
+	u := shared(ino)
+	if ss.s.handles.mayDirty(ino) && ss.be.Clerk.Held(lockserver.LockID(ino)) == lockserver.None {
+		u.mode = lockserver.Exclusive
+	}
+	return u
+}
+
 // GetAttr tells the attributes.
 func (s *Server) GetAttr(ctx context.Context, c *Caller, ino Ino) (e Entry, err error) {
 	err = s.do(ctx, func(ss *session) error {
 		var p pins
-		if err := ss.lock(ctx, &p, shared(uint64(ino))); err != nil {
+		if err := ss.lock(ctx, &p, ss.statUse(uint64(ino))); err != nil {
 			return err
 		}
 		defer p.unlock()
@@ -165,7 +176,11 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 			return err
 		}
 		var p pins
-		if err := ss.lock(ctx, &p, exclusive(uint64(ino))); err != nil {
+		u := exclusive(uint64(ino))
+		if a.Size != nil {
+			u.kind = ioTruncate
+		}
+		if err := ss.lock(ctx, &p, u); err != nil {
 			return err
 		}
 		defer p.unlock()

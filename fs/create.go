@@ -149,7 +149,7 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		m.e = ss.entryOf(&p, n, in)
 		m.e.NameCacheable = ss.nameCacheable(&p, p.of(k.dir))
 		if k.open {
-			m.id = s.openMade(ss, n, k)
+			m.id, m.in = s.openMade(ss, n, k)
 		}
 		return ss.answer(ctx, true)
 	})
@@ -161,11 +161,11 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 }
 
 // openMade opens what was made, whoever may open it.
-func (s *Server) openMade(ss *session, n *node, k making) Handle {
-	h := s.handles.add(ss, n.ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false)
+func (s *Server) openMade(ss *session, n *node, k making) (Handle, OpenInfo) {
+	info := OpenInfo{DirectIO: appends(k.flags)}
+	h := s.handles.add(ss, n.ino, k.flags&^(syscall.O_CREAT|syscall.O_EXCL|syscall.O_TRUNC), false, info.DirectIO)
 	h.check, h.killPriv = k.c != nil && k.c.Check, k.c != nil && k.c.UID != 0
-	n.kernelPages.Store(true)
-	return h.id
+	return h.id, info
 }
 
 // makeIn puts the new inode and its name into the tx.

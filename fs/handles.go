@@ -4,9 +4,11 @@ import (
 	"context"
 	"sync"
 	"syscall"
+	"time"
 
 	"dfs/fs/layout"
 	"dfs/internal/errors"
+	"dfs/lockserver"
 )
 
 // handle is an open file or directory.
@@ -15,6 +17,8 @@ type handle struct {
 	ino   uint64
 	flags uint32 // O_* of the open
 	dir   bool
+	// direct: the kernel reads and writes past its pages (through a mapping with them all the same).
+	direct bool
 	// check: opened by a caller that wants checks, so no kernel asks again for the attributes of a listing.
 	check bool
 	// killPriv: opened by one who may not keep set-id bits over a change of content. (A kernel tells with each write;
@@ -87,15 +91,33 @@ type handleTable struct {
 }
 
 // opens counts the handles of one inode.
-type opens struct{ all, writable int }
+type opens struct {
+	all, writable int
+	dirty         int // through which pages may be changed: by a mapping, or by writes through the page cache
+	direct        int // through which they may be dropped by writes past them
+}
+
+func (o *opens) count(h *handle, by int) {
+	o.all += by
+	if !h.mayWrite() {
+		return
+	}
+	o.writable += by
+	if !h.direct || h.mayRead() {
+		o.dirty += by
+	}
+	if h.direct {
+		o.direct += by
+	}
+}
 
 func (t *handleTable) init() {
 	t.table, t.open = map[Handle]*handle{}, map[uint64]*opens{}
 }
 
 // add makes a handle. The caller holds the inode's lock, so nobody decides meanwhile that it is not open.
-func (t *handleTable) add(ss *session, ino uint64, flags uint32, dir bool) *handle {
-	h := &handle{ino: ino, flags: flags, dir: dir}
+func (t *handleTable) add(ss *session, ino uint64, flags uint32, dir, direct bool) *handle {
+	h := &handle{ino: ino, flags: flags, dir: dir, direct: direct}
 	h.hold(ss)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,10 +129,7 @@ func (t *handleTable) add(ss *session, ino uint64, flags uint32, dir bool) *hand
 		o = &opens{}
 		t.open[ino] = o
 	}
-	o.all++
-	if h.mayWrite() {
-		o.writable++
-	}
+	o.count(h, 1)
 	return h
 }
 
@@ -135,11 +154,8 @@ func (t *handleTable) remove(id Handle) (h *handle, last bool) {
 	}
 	delete(t.table, id)
 	o := t.open[h.ino]
-	if o.all--; o.all == 0 {
+	if o.count(h, -1); o.all == 0 {
 		delete(t.open, h.ino)
-	}
-	if h.mayWrite() {
-		o.writable--
 	}
 	return h, o.all == 0
 }
@@ -150,11 +166,30 @@ func (t *handleTable) isOpen(ino uint64) bool {
 	return t.open[ino] != nil
 }
 
-func (t *handleTable) isWritable(ino uint64) bool {
+// mayDirty reports whether the kernel may change pages of the file without a word: they are filled under Exclusive then.
+func (t *handleTable) mayDirty(ino uint64) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	o := t.open[ino]
-	return o != nil && o.writable > 0
+	return o != nil && o.dirty > 0
+}
+
+// dropsFirst reports whether the kernel may drop pages by itself in order to write past them.
+func (t *handleTable) dropsFirst(ino uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	o := t.open[ino]
+	return o != nil && o.direct > 0
+}
+
+// count is how many handles the file has, and through how many of them it may be written.
+func (t *handleTable) count(ino uint64) (all, writable int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if o := t.open[ino]; o != nil {
+		return o.all, o.writable
+	}
+	return 0, 0
 }
 
 // each calls f for every handle.
@@ -207,9 +242,11 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 		if err := ss.answer(ctx, flags&syscall.O_TRUNC != 0); err != nil {
 			return err
 		}
-		info = OpenInfo{KeepCache: n.kernelPages.Load() && p.cacheable(n.ino)}
-		n.kernelPages.Store(true)
-		h := s.handles.add(ss, n.ino, flags, false)
+		info = OpenInfo{DirectIO: appends(flags) || n.rv.shared(time.Now())}
+		h := s.handles.add(ss, n.ino, flags, false, info.DirectIO)
+		// Pages filled under Shared may not stay where they can turn dirty.
+		dirty := s.handles.mayDirty(n.ino) && n.rv.held.Load() != uint32(lockserver.Exclusive)
+		info.KeepCache = n.kernelPages.Load() && p.cacheable(n.ino) && !dirty
 		h.check, h.killPriv = c != nil && c.Check, c != nil && c.UID != 0
 		id = h.id
 		return nil
@@ -352,7 +389,7 @@ func (s *Server) OpenDir(ctx context.Context, c *Caller, ino Ino) (id Handle, er
 			if err := ss.answer(ctx, false); err != nil {
 				return err
 			}
-			h := s.handles.add(ss, n.ino, syscall.O_RDONLY, true)
+			h := s.handles.add(ss, n.ino, syscall.O_RDONLY, true, false)
 			h.check = c != nil && c.Check
 			id = h.id
 			return nil

@@ -221,7 +221,7 @@ func (s *Server) OpenSession(ctx context.Context, who [16]byte, old Ino) (ino In
 			return err
 		}
 		ino = Ino(n.ino)
-		h = s.handles.add(ss, n.ino, syscall.O_RDWR, false).id
+		h = s.handles.add(ss, n.ino, syscall.O_RDWR, false, false).id
 		defer ss.put(n)
 		return ss.flushNode(ctx, n)
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"dfs/internal/errors"
 	"dfs/lockserver"
@@ -25,19 +26,22 @@ type revocation struct {
 	admitted int             // of them, not finished
 	drained  chan struct{}   // closed when admitted falls to 0 after serving ended
 	waiters  map[*waiter]int // operations waiting in Clerk.Acquire
-	served   []span          // byte ranges read or written by admitted operations
-	held     atomic.Uint32   // greatest mode pinned since the last revoke
-	noting   atomic.Bool     // a revoke is near or under way: note the ranges, answer uncacheable
-	prepared atomic.Bool     // PrepareRevoke was called for it
+	served   []span          // byte ranges whose pages were filled or changed by operations under the revoke
+	parked   chan struct{}   // closed when an operation that holds pages begins to wait; nil: nobody looks
+	writes   []*pendingWrite // see pages.go, as the next
+	fills    []fill
+	handed   [2]time.Time  // the last times that the lock was taken away while the file was in use here, newest first
+	filled   atomic.Int64  // when pages were filled last, unix nanoseconds
+	held     atomic.Uint32 // greatest mode pinned since the last revoke
+	noting   atomic.Bool   // a revoke is near or under way: note the ranges, answer uncacheable
+	prepared atomic.Bool   // PrepareRevoke was called for it
 }
 
 type waiter struct {
-	mode   lockserver.Mode
+	use
 	cancel context.CancelFunc
 	again  bool // cancelled in order to be admitted
-	io     span // the bytes of a Read or Write, whose pages the kernel may have locked
-	// readOnly: the ilock is taken shared.
-	readOnly bool
+	never  bool // waits for something else than the lock
 }
 
 // span is a byte range [from, to).
@@ -48,11 +52,38 @@ type use struct {
 	ino       uint64
 	exclusive bool            // of the ilock
 	mode      lockserver.Mode // of the pin; 0: Exclusive or Shared as exclusive says
-	io        span            // bytes that a Read or Write touches
+	io        span            // bytes whose pages a Read or Write touches
+	kind      ioUse
 }
+
+// ioUse says what the kernel has of the pages of use.io while the operation waits.
+type ioUse uint8
+
+const (
+	ioNone      ioUse = iota
+	ioFill            // all are locked and not up to date
+	ioWrite           // one may be locked, and is then not up to date
+	ioPast            // none: they were dropped before
+	ioWriteBack       // all are up to date, and were dirty
+	// ioTruncate: the kernel sends no write-back until it is answered, so no drop of a dirty page ends before. It has no bytes.
+	ioTruncate
+)
 
 func shared(ino uint64) use    { return use{ino: ino} }
 func exclusive(ino uint64) use { return use{ino: ino, exclusive: true} }
+
+// leaves are the bytes whose pages the kernel has afterwards because of the operation.
+func (u use) leaves() span {
+	if u.kind == ioFill || u.kind == ioWrite {
+		return u.io
+	}
+	return span{}
+}
+
+// holds reports whether the kernel may have pages of u.io locked.
+func (u use) holds() bool {
+	return u.io.to > u.io.from && (u.kind == ioFill || u.kind == ioWrite || u.kind == ioWriteBack)
+}
 
 func (u use) pinMode() lockserver.Mode {
 	switch {
@@ -92,7 +123,7 @@ next:
 		for i := range sorted {
 			if sorted[i].ino == u.ino {
 				sorted[i].exclusive = sorted[i].exclusive || u.exclusive
-				sorted[i].mode = max(sorted[i].pinMode(), u.pinMode())
+				sorted[i].mode, sorted[i].kind = max(sorted[i].pinMode(), u.pinMode()), max(sorted[i].kind, u.kind)
 				continue next
 			}
 		}
@@ -158,7 +189,7 @@ func (ss *session) lockOne(ctx context.Context, p *pins, u use) error {
 		ss.put(n)
 		return err
 	}
-	p.list = append(p.list, pin{n, u.exclusive, admitted, u.io})
+	p.list = append(p.list, pin{n, u.exclusive, admitted, u.leaves()})
 	return nil
 }
 
@@ -183,13 +214,13 @@ func (ss *session) pinOne(ctx context.Context, n *node, u use) (admitted bool, e
 	}
 	if n.intent.Load() && clerk.Held(n.id()) == lockserver.None {
 		mode = lockserver.Exclusive
-		req.Mode = mode
+		req.Mode, u.mode = mode, mode
 	}
 	bctx, cancel := ss.bound(ctx)
 	defer cancel()
 	for {
 		wctx, wcancel := context.WithCancel(bctx)
-		w := &waiter{mode: mode, cancel: wcancel, readOnly: !u.exclusive, io: u.io}
+		w := &waiter{use: u, cancel: wcancel}
 		if n.rv.admitOrWait(w) {
 			wcancel()
 			return true, nil
@@ -216,14 +247,16 @@ func (rv *revocation) note(mode lockserver.Mode) {
 	}
 }
 
-// admits reports whether an operation of this mode is served under the revoke under way. A read through a
-// writable handle (it asks Exclusive) that meets the revoke of a Shared lock is served by that: its pages are dropped in step 3.
+// admits reports whether an operation of this mode is served under the revoke under way.
 func (rv *revocation) admits(w *waiter) bool {
-	if !rv.serving || uint32(w.mode) > rv.held.Load() && !(w.readOnly && rv.held.Load() > 0) {
+	if w.never || !rv.serving || uint32(w.pinMode()) > rv.held.Load() {
 		return false
 	}
-	if rv.only == nil {
+	switch {
+	case rv.only == nil || w.kind == ioTruncate:
 		return true
+	case w.kind == ioFill:
+		return false // it is not in the way: see dropPages
 	}
 	p := w.io.pages()
 	for _, s := range rv.only {
@@ -246,11 +279,19 @@ func (rv *revocation) admitOrWait(w *waiter) (admitted bool) {
 		rv.admitted++
 		return true
 	}
+	rv.waitLocked(w)
+	return false
+}
+
+func (rv *revocation) waitLocked(w *waiter) {
 	if rv.waiters == nil {
 		rv.waiters = map[*waiter]int{}
 	}
 	rv.waiters[w] = 1
-	return false
+	if rv.parked != nil && w.holds() {
+		close(rv.parked)
+		rv.parked = nil
+	}
 }
 
 func (rv *revocation) stopWaiting(w *waiter) (again bool) {

@@ -22,6 +22,11 @@ var runPool = sync.Pool{New: func() any { return new(frameRun) }}
 
 // Read fills dst from off.
 func (s *Server) Read(ctx context.Context, id Handle, dst []byte, off uint64) (int, error) {
+	return s.ReadIO(ctx, id, dst, off, IOPages)
+}
+
+// ReadIO implements KernelIO.
+func (s *Server) ReadIO(ctx context.Context, id Handle, dst []byte, off uint64, kind IOKind) (int, error) {
 	h, err := s.handles.get(id)
 	if err != nil {
 		return 0, err
@@ -41,7 +46,7 @@ func (s *Server) Read(ctx context.Context, id Handle, dst []byte, off uint64) (i
 			s.cur.CompareAndSwap(ss, nil)
 			continue
 		}
-		n, err := ss.readHandle(ctx, h, dst, off)
+		n, err := ss.readHandle(ctx, h, dst, off, kind)
 		ss.leave()
 		if err == nil || !isSessionEnd(err) {
 			return n, err
@@ -52,17 +57,16 @@ func (s *Server) Read(ctx context.Context, id Handle, dst []byte, off uint64) (i
 	}
 }
 
-// readMode is the lock mode of a read: a mapping made through a writable handle can turn dirty without a
-// word, so the pages are handed out under the exclusive lock.
-func (ss *session) readMode(h *handle) lockserver.Mode {
-	if h.mayWrite() && ss.s.opts.Invalidator != nil {
-		return lockserver.Exclusive
+// lockRead takes the lock of a read.
+func (ss *session) lockRead(ctx context.Context, h *handle, r span, kind IOKind) (pin, error) {
+	if kind == IOPages && ss.s.opts.Invalidator != nil {
+		return ss.lockFill(ctx, h, r)
 	}
-	return lockserver.Shared
+	return ss.lockSingle(ctx, shared(h.ino))
 }
 
-func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off uint64) (int, error) {
-	l, err := ss.lockSingle(ctx, use{ino: h.ino, mode: ss.readMode(h), io: span{off, off + uint64(len(dst))}})
+func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off uint64, kind IOKind) (int, error) {
+	l, err := ss.lockRead(ctx, h, span{off, off + uint64(len(dst))}, kind)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +78,6 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 		return 0, err
 	}
 	n.noteRead(first, end-min(first, end))
-	n.kernelPages.Store(true)
 	got, err := ss.readAt(ctx, n, in, dst, off)
 	if err != nil {
 		return 0, err
@@ -104,7 +107,7 @@ func (ss *session) lockSingle(ctx context.Context, u use) (pin, error) {
 		ss.put(n)
 		return pin{}, err
 	}
-	return pin{n, u.exclusive, admitted, u.io}, nil
+	return pin{n, u.exclusive, admitted, u.leaves()}, nil
 }
 
 func (ss *session) unlockSingle(l pin) {

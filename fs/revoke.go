@@ -1,9 +1,7 @@
 package fs
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"dfs/internal/errors"
@@ -15,12 +13,12 @@ var _ lockserver.RevokePreparer = (*Server)(nil)
 
 // Giving a lock up. Nothing here takes a lock of the cluster or an ilock. Steps:
 //
-//  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges read or written
-//     are noted. Operations that wait for a pin and that the mode held allows are admitted without one (a read through a writable handle, that
-//     waits for the exclusive lock behind the one who wants ours, too), because the kernel's invalidation waits for them. Drop
-//     the kernel's pages or names; of what other requests that wait hold, see dropPages.
+//  1. PrepareRevoke, while pins are still given out: from now on names of the directory are answered uncacheable, and the ranges whose pages
+//     are filled or changed are noted. Operations that wait for a pin and that the mode held allows are admitted without one, because the kernel's
+//     invalidation waits for them. Drop the kernel's pages or names; of what other requests that wait hold, see dropPages.
 //  2. Revoke, when no pin is left: such operations are still admitted. Drop the ranges noted; what was written back is part of the inode.
-//  3. Close the gate, let the admitted finish, drop what they touched since, admitting only what touches the same pages; until nothing did.
+//  3. Close the gate, let the admitted finish, drop what they touched since, admitting only writes of the same pages and truncations (until one is
+//     answered the kernel writes nothing back); until nothing did.
 //  4. Flush up to the inode's last generation.
 //  5. Drop the kernel's attributes, then the cached blocks and the inode.
 //  6. Return: the clerk releases, with the index and whether the inode is open here.
@@ -38,6 +36,7 @@ func (s *Server) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
 	defer ss.put(n)
 	n.rv.noting.Store(true)
 	n.rv.prepared.Store(true)
+	s.noteHandOver(n, to)
 	n.rv.beginServing()
 	ss.flushEarly(n)
 	ss.dropKernel(n, to)
@@ -92,6 +91,9 @@ func (ss *session) revokeServing(n *node, to lockserver.Mode) {
 		}
 		ranges := rv.openFor()
 		if len(ranges) == 0 {
+			if to == lockserver.None {
+				rv.forgetFills()
+			}
 			return
 		}
 		ss.dropRanges(n, to, ranges)
@@ -102,14 +104,15 @@ func (ss *session) revokeServing(n *node, to lockserver.Mode) {
 }
 
 // dropKernel drops the kernel's pages, or names, where the mode left needs it. Under a Shared lock clean pages and
-// names stay right; pages go only if a writable mapping may turn them dirty.
+// names stay right; pages go only if they may turn dirty without a word.
 func (ss *session) dropKernel(n *node, to lockserver.Mode) {
 	inv := ss.s.opts.Invalidator
 	if inv == nil {
 		return
 	}
-	if n.kernelPages.Load() && (to == lockserver.None || ss.s.handles.isWritable(n.ino)) {
-		ss.dropPages(n, wholeFile)
+	if n.kernelPages.Load() && (to == lockserver.None || ss.s.handles.mayDirty(n.ino)) {
+		n.rv.fillGrace()
+		ss.dropPages(n, wholeFile, 0)
 		n.kernelPages.Store(false)
 	}
 	if n.kernelNames.Load() && to == lockserver.None {
@@ -120,48 +123,12 @@ func (ss *session) dropKernel(n *node, to lockserver.Mode) {
 
 func (ss *session) dropRanges(n *node, to lockserver.Mode, ranges []span) {
 	inv := ss.s.opts.Invalidator
-	if inv == nil || to != lockserver.None && !ss.s.handles.isWritable(n.ino) {
+	if inv == nil || to != lockserver.None && !ss.s.handles.mayDirty(n.ino) {
 		return
 	}
 	for _, r := range ranges {
-		ss.dropPages(n, r)
+		ss.dropPages(n, r, 0)
 	}
-}
-
-// dropPages drops the kernel's pages of r. The kernel makes that wait for requests on those pages that hold one
-// locked, and a WRITE may wait for a greater lock than the one being given up: it keeps at most its last page locked, and
-// that only if it is not up to date. So the pages of waiting requests are left
-// to a drop in the background: what of them is up to date goes at once, the rest needs no drop. A request
-// may begin to wait, with its page locked, while a drop is under way: then what is left is found anew.
-func (ss *session) dropPages(n *node, r span) {
-	for done := false; !done; {
-		done = true
-		for _, gap := range n.rv.gaps(r) {
-			done = ss.dropUnless(n, gap) && done
-		}
-	}
-	for _, held := range n.rv.waiting(r) {
-		ss.dropLater(n, held).wait(func() bool { return true })
-	}
-}
-
-// dropUnless drops r and reports whether it is done; false once it is held up and a request on r waits for the lock.
-func (ss *session) dropUnless(n *node, r span) bool {
-	return ss.dropLater(n, r).wait(func() bool { return len(n.rv.waiting(r)) > 0 })
-}
-
-// dropLater drops r on a goroutine of its own, which ends when the requests on it have been answered.
-func (ss *session) dropLater(n *node, r span) pageDrop {
-	d := pageDrop{finished: make(chan struct{})}
-	length := r.to - r.from
-	if r.to == wholeFile.to {
-		length = 0 // to the end
-	}
-	go func() {
-		defer close(d.finished)
-		ss.s.opts.Invalidator.DropData(Ino(n.ino), r.from, length)
-	}()
-	return d
 }
 
 // revokeCaches does step 5.
@@ -243,8 +210,8 @@ func (rv *revocation) closeGate() <-chan struct{} {
 	return rv.drained
 }
 
-// openFor takes the ranges served since and opens the gate again for operations that touch them, while they are dropped: the
-// kernel may hold a page of theirs locked for a request that would wait for us. None: the gate stays closed.
+// openFor takes the ranges served since and opens the gate again for writes that touch them, while they are dropped: the
+// kernel writes dirty pages back, and may hold one locked for a request that would wait for us. None: the gate stays closed.
 func (rv *revocation) openFor() []span {
 	rv.mu.Lock()
 	defer rv.mu.Unlock()
@@ -263,41 +230,6 @@ func (rv *revocation) takeServed() []span {
 	s := rv.served
 	rv.served = nil
 	return s
-}
-
-// wholeFile is every byte that a file can have.
-var wholeFile = span{0, ^uint64(0) / blockSize * blockSize}
-
-// waiting lists the pages within r that requests cover which wait for the lock and are not served under the revoke, ascending.
-func (rv *revocation) waiting(r span) []span {
-	rv.mu.Lock()
-	var held []span
-	for w := range rv.waiters {
-		p := w.io.pages()
-		p = span{max(p.from, r.from), min(p.to, r.pages().to)}
-		if w.io.to > w.io.from && p.from < p.to && !rv.admits(w) {
-			held = append(held, p)
-		}
-	}
-	rv.mu.Unlock()
-	slices.SortFunc(held, func(a, b span) int { return cmp.Compare(a.from, b.from) })
-	return held
-}
-
-// gaps is r less the pages of waiting requests.
-func (rv *revocation) gaps(r span) []span {
-	var out []span
-	at := r.from
-	for _, h := range rv.waiting(r) {
-		if h.from > at {
-			out = append(out, span{at, h.from})
-		}
-		at = max(at, h.to)
-	}
-	if at < r.to {
-		out = append(out, span{at, r.to})
-	}
-	return out
 }
 
 // LeaseExpired is called when the lease ran out: every operation looks at the lease when it answers, so there is nothing to do but to say so.

@@ -16,6 +16,7 @@ import (
 
 var (
 	_ FileSystem        = (*Server)(nil)
+	_ KernelIO          = (*Server)(nil)
 	_ lockserver.Holder = (*Server)(nil)
 	_ KernelVoider      = (*Server)(nil)
 )

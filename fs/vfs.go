@@ -64,7 +64,27 @@ type SetAttr struct {
 // OpenInfo tells the adapter how the kernel may cache the file's pages.
 type OpenInfo struct {
 	KeepCache bool // pages filled earlier are still right
-	DirectIO  bool // bypass the page cache
+	DirectIO  bool // bypass the page cache (a mapping still has pages)
+}
+
+// IOKind says what a kernel does with its pages in a Read or Write.
+type IOKind uint8
+
+const (
+	// IOPages: a Read fills pages, locked and not up to date until it is answered; a Write has changed pages, of which it keeps at most
+	// such a one locked.
+	IOPages IOKind = iota
+	// IODirect: past the pages. Before such a Write is sent the pages that it covers are dropped.
+	IODirect
+	// IOWriteBack: a Write of dirty pages of a mapping.
+	IOWriteBack
+)
+
+// KernelIO is a FileSystem that wants to know what the kernel does. Its other Read and Write are IOPages where there is a kernel.
+type KernelIO interface {
+	ReadIO(ctx context.Context, h Handle, dst []byte, off uint64, kind IOKind) (int, error)
+	// WriteIO is WriteAs.
+	WriteIO(ctx context.Context, h Handle, data []byte, off uint64, kind IOKind, killPriv, atEnd bool) (at uint64, err error)
 }
 
 // DirEntry is one directory entry. Cookie resumes after it; cookies are stable

@@ -28,15 +28,21 @@ func (s *Server) Write(ctx context.Context, id Handle, data []byte, off uint64, 
 
 // WriteAs is Write that appends if and only if atEnd.
 func (s *Server) WriteAs(ctx context.Context, id Handle, data []byte, off uint64, killPriv, atEnd bool) (at uint64, err error) {
+	return s.WriteIO(ctx, id, data, off, IOPages, killPriv, atEnd)
+}
+
+// WriteIO implements KernelIO.
+func (s *Server) WriteIO(ctx context.Context, id Handle, data []byte, off uint64, kind IOKind, killPriv, atEnd bool) (at uint64, err error) {
 	h, err := s.handles.get(id)
 	if err != nil {
 		return 0, err
 	}
-	return s.write(ctx, h, data, off, writing{killPriv: killPriv, atEnd: atEnd})
+	return s.write(ctx, h, data, off, writing{kind: kind, killPriv: killPriv, atEnd: atEnd})
 }
 
 // writing says how to write.
 type writing struct {
+	kind     IOKind
 	killPriv bool
 	atEnd    bool
 	part     bool   // of a copy: not its end
@@ -77,17 +83,38 @@ func (s *Server) write(ctx context.Context, h *handle, data []byte, off uint64, 
 	return at, nil
 }
 
+// writeUse is how a write of these bytes uses the inode.
+func (ss *session) writeUse(h *handle, r span, w writing) use {
+	u := use{ino: h.ino, exclusive: true}
+	if ss.s.opts.Invalidator == nil || w.atEnd || r.from == r.to {
+		return u
+	}
+	u.io = r
+	u.kind = [...]ioUse{IOPages: ioWrite, IODirect: ioPast, IOWriteBack: ioWriteBack}[w.kind]
+	return u
+}
+
 func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off uint64, w writing) (uint64, error) {
+	u := ss.writeUse(h, span{off, off + uint64(len(data))}, w)
+	var pending *pendingWrite
+	if u.kind == ioWrite || u.kind == ioPast {
+		n := ss.node(h.ino)
+		defer ss.put(n)
+		pending = n.rv.beginWrite(u.io)
+		defer n.rv.endWrite(pending)
+	}
 	if err := ss.admit(ctx, len(data)+admitSmall); err != nil {
 		return 0, err
 	}
-	l, err := ss.lockSingle(ctx, use{ino: h.ino, exclusive: true, io: span{off, off + uint64(len(data))}})
+	l, err := ss.lockWrite(ctx, u, pending)
 	if err != nil {
 		return 0, err
 	}
 	defer ss.unlockSingle(l)
 	n := l.n
-	n.kernelPages.Store(true) // of a write through the page cache they stay there, without a read
+	if w.kind == IOPages {
+		n.kernelPages.Store(true) // they stay there, without a read
+	}
 	in, err := ss.loadForWrite(ctx, n, data, off, w.atEnd)
 	if err != nil {
 		return 0, err

@@ -25,6 +25,7 @@ const arrivalSlack = 50 * time.Millisecond
 // silence) and fs.Invalidator.
 type conn struct {
 	fs     fs.FileSystem
+	io     fs.KernelIO // nil: the file system does not want to know
 	notify *notifier
 	names  *ledger
 	opt    Options
@@ -61,7 +62,9 @@ type inflight struct {
 }
 
 func newConn(fsys fs.FileSystem, n *notifier, opt Options) *conn {
-	return &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
+	c := &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
+	c.io, _ = fsys.(fs.KernelIO)
+	return c
 }
 
 // begin makes the context and caller of a request; end must follow.
@@ -141,15 +144,16 @@ func (c *conn) fillEntry(r *inflight, dir uint64, name string, e *fs.Entry, out 
 	}
 }
 
-// openFlags says how the kernel may cache the file. What is opened to append goes past the page cache: through it
-// the kernel puts the data where it believes the end to be, and splits a write at the border of a page.
-func (c *conn) openFlags(info fs.OpenInfo, open uint32) uint32 {
-	appends := open&syscall.O_APPEND != 0 && open&syscall.O_ACCMODE != syscall.O_RDONLY
-	switch {
-	case info.DirectIO || appends || c.opt.Uncached:
+// openFlags says how the kernel may cache the file.
+func (c *conn) openFlags(info fs.OpenInfo) (flags uint32) {
+	if c.opt.Uncached {
 		return gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
-	case info.KeepCache:
-		return gofuse.FOPEN_KEEP_CACHE
 	}
-	return 0
+	if info.DirectIO {
+		flags |= gofuse.FOPEN_DIRECT_IO
+	}
+	if info.KeepCache {
+		flags |= gofuse.FOPEN_KEEP_CACHE
+	}
+	return flags
 }

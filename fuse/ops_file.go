@@ -16,7 +16,7 @@ func (c *conn) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenO
 	defer c.end(r)
 	r.caller.KillPriv = in.Mode&gofuse.OPEN_KILL_SUIDGID != 0
 	h, info, err := c.fs.Open(r, &r.caller, fs.Ino(in.NodeId), in.Flags)
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
 	return c.status(r, err)
 }
 
@@ -28,7 +28,7 @@ func (c *conn) Create(cancel <-chan struct{}, in *gofuse.CreateIn, name string, 
 	if err != nil {
 		return c.status(r, err)
 	}
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
 	c.fillEntry(r, in.NodeId, name, &e, &out.EntryOut)
 	return gofuse.OK
 }
@@ -41,7 +41,7 @@ func (c *conn) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.
 		return c.status(r, err)
 	}
 	e.NameCacheable = false // it has no name
-	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info, in.Flags)
+	out.Fh, out.OpenFlags = uint64(h), c.openFlags(info)
 	c.fillEntry(r, in.NodeId, "", &e, &out.EntryOut)
 	return gofuse.OK
 }
@@ -49,7 +49,12 @@ func (c *conn) Tmpfile(cancel <-chan struct{}, in *gofuse.CreateIn, out *gofuse.
 func (c *conn) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
 	r := c.begin(cancel, &in.InHeader, "read")
 	defer c.end(r)
-	n, err := c.fs.Read(r, fs.Handle(in.Fh), buf, in.Offset)
+	n, err := 0, error(nil)
+	if c.io == nil {
+		n, err = c.fs.Read(r, fs.Handle(in.Fh), buf, in.Offset)
+	} else {
+		n, err = c.io.ReadIO(r, fs.Handle(in.Fh), buf, in.Offset, readKind(in))
+	}
 	if err != nil {
 		return nil, c.status(r, err)
 	}
@@ -60,10 +65,37 @@ func (c *conn) Write(cancel <-chan struct{}, in *gofuse.WriteIn, data []byte) (u
 	r := c.begin(cancel, &in.InHeader, "write")
 	defer c.end(r)
 	atEnd := in.Flags&syscall.O_APPEND != 0 && in.WriteFlags&gofuse.WRITE_CACHE == 0
-	if _, err := c.fs.WriteAs(r, fs.Handle(in.Fh), data, in.Offset, in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0, atEnd); err != nil {
+	killPriv := in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0
+	var err error
+	if c.io == nil {
+		_, err = c.fs.WriteAs(r, fs.Handle(in.Fh), data, in.Offset, killPriv, atEnd)
+	} else {
+		_, err = c.io.WriteIO(r, fs.Handle(in.Fh), data, in.Offset, writeKind(in), killPriv, atEnd)
+	}
+	if err != nil {
 		return 0, c.status(r, err)
 	}
 	return uint32(len(data)), gofuse.OK
+}
+
+// readKind tells a read past the page cache from one that fills pages: only the former is some process's, which the kernel names as the owner of
+// locks.
+func readKind(in *gofuse.ReadIn) fs.IOKind {
+	if in.ReadFlags&gofuse.READ_LOCKOWNER != 0 {
+		return fs.IODirect
+	}
+	return fs.IOPages
+}
+
+// writeKind tells likewise of a write.
+func writeKind(in *gofuse.WriteIn) fs.IOKind {
+	switch {
+	case in.WriteFlags&gofuse.WRITE_CACHE != 0:
+		return fs.IOWriteBack
+	case in.WriteFlags&gofuse.WRITE_LOCKOWNER != 0:
+		return fs.IODirect
+	}
+	return fs.IOPages
 }
 
 // Writev is left to Write: requests come in one piece here.

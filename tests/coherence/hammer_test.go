@@ -101,12 +101,14 @@ func testHammer(t *testing.T, dirs []string) {
 	t.Logf("%d rounds while others look: %.0f/s", n, float64(n)/time.Since(began).Seconds())
 }
 
-// testCrossed has tasks on every mount read, write, map and sync one file at the same time, several on each mount: the revokes meet
+// crossedPages is the size of the file of testCrossed.
+const crossedPages = 16
+
+// testCrossed has tasks on three mounts read, write, map, sync and reopen one file at the same time, two on each mount: the revokes meet
 // requests in every state. Each task owns one 8-byte word of each page, in which it only ever sees what it wrote last.
 func testCrossed(t *testing.T, dirs []string) {
-	const pages = 16
-	must(t, os.WriteFile(filepath.Join(dirs[0], "f"), make([]byte, pages*4096), 0o666))
-	limit := 6 * time.Second
+	must(t, os.WriteFile(filepath.Join(dirs[0], "f"), make([]byte, crossedPages*4096), 0o666))
+	limit := 5 * time.Second
 	if soak() > 0 {
 		limit = soak() / 2
 	}
@@ -114,61 +116,81 @@ func testCrossed(t *testing.T, dirs []string) {
 	var ops, slowest atomic.Int64
 	for i := range 6 {
 		wg.Go(func() {
-			f, err := os.OpenFile(filepath.Join(dirs[i%3], "f"), os.O_RDWR, 0)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer f.Close()
-			m, err := unix.Mmap(int(f.Fd()), 0, pages*4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer func() { _ = unix.Munmap(m) }()
-			r := rand.New(rand.NewSource(int64(i)))
-			var mine [pages]uint64
-			var buf [8]byte
-			for began, n := time.Now(), uint64(1); time.Since(began) < limit; n++ {
-				page := r.Intn(pages)
-				off := page*4096 + i*8
+			c := &crosser{path: filepath.Join(dirs[i%3], "f"), task: i, r: rand.New(rand.NewSource(int64(i)))}
+			err := c.open()
+			defer c.close()
+			for began := time.Now(); err == nil && time.Since(began) < limit; ops.Add(1) {
 				step := time.Now()
-				var err error
-				switch r.Intn(5) {
-				case 0, 1:
-					binary.LittleEndian.PutUint64(buf[:], n)
-					_, err = f.WriteAt(buf[:], int64(off))
-					mine[page] = n
-				case 2:
-					_, err = f.ReadAt(buf[:], int64(off))
-					if got := binary.LittleEndian.Uint64(buf[:]); err == nil && got != mine[page] {
-						t.Errorf("task %d reads %d where it wrote %d", i, got, mine[page])
-						return
-					}
-				case 3:
-					if got := binary.LittleEndian.Uint64(m[off:]); got != mine[page] {
-						t.Errorf("task %d sees %d in its mapping where it wrote %d", i, got, mine[page])
-						return
-					}
-				case 4:
-					if r.Intn(4) == 0 {
-						err = f.Sync()
-					} else {
-						_, err = f.Stat()
-					}
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				err = c.step()
 				took := int64(time.Since(step))
 				for old := slowest.Load(); took > old && !slowest.CompareAndSwap(old, took); old = slowest.Load() {
 				}
-				ops.Add(1)
+			}
+			if err != nil {
+				t.Errorf("task %d: %v", i, err)
 			}
 		})
 	}
 	wg.Wait()
 	t.Logf("six tasks on three mounts and one file: %.0f operations/s, the slowest took %v", float64(ops.Load())/limit.Seconds(),
 		time.Duration(slowest.Load()).Round(time.Millisecond))
+}
+
+// crosser is a task of testCrossed.
+type crosser struct {
+	path string
+	task int
+	r    *rand.Rand
+	f    *os.File
+	m    []byte
+	n    uint64
+	mine [crossedPages]uint64
+}
+
+func (c *crosser) open() (err error) {
+	if c.f, err = os.OpenFile(c.path, os.O_RDWR, 0); err == nil {
+		c.m, err = unix.Mmap(int(c.f.Fd()), 0, crossedPages*4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	}
+	return err
+}
+
+func (c *crosser) close() {
+	_ = unix.Munmap(c.m)
+	_ = c.f.Close()
+}
+
+func (c *crosser) step() (err error) {
+	c.n++
+	page := c.r.Intn(crossedPages)
+	off := page*4096 + c.task*8
+	var buf [8]byte
+	switch c.r.Intn(6) {
+	case 0, 1:
+		binary.LittleEndian.PutUint64(buf[:], c.n)
+		_, err = c.f.WriteAt(buf[:], int64(off))
+		c.mine[page] = c.n
+	case 2:
+		_, err = c.f.ReadAt(buf[:], int64(off))
+		if got := binary.LittleEndian.Uint64(buf[:]); err == nil && got != c.mine[page] {
+			return fmt.Errorf("reads %d in page %d where it wrote %d", got, page, c.mine[page])
+		}
+	case 3:
+		if got := binary.LittleEndian.Uint64(c.m[off:]); got != c.mine[page] {
+			return fmt.Errorf("sees %d in its mapping of page %d where it wrote %d", got, page, c.mine[page])
+		}
+	case 4:
+		binary.LittleEndian.PutUint64(c.m[off:], c.n)
+		c.mine[page] = c.n
+	case 5:
+		switch k := c.r.Intn(40); {
+		case k < 10:
+			err = c.f.Sync()
+		case k < 39:
+			_, err = c.f.Stat()
+		default: // what is opened while the file is shared is direct
+			c.close()
+			err = c.open()
+		}
+	}
+	return err
 }

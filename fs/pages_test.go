@@ -1,0 +1,153 @@
+package fs
+
+import (
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"dfs/lockserver"
+)
+
+func (m *mount) open(ino Ino, flags uint32) (Handle, OpenInfo) {
+	m.t.Helper()
+	h, info, err := m.Open(ctx, root, ino, flags)
+	m.must(err)
+	return h, info
+}
+
+func (m *mount) nodeOf(ino Ino) *node {
+	ss := m.Server.cur.Load()
+	n := ss.node(uint64(ino))
+	ss.put(n)
+	return n
+}
+
+// TestSharedFileIsDirect: a file that two mounts write in turn is opened for direct I/O, by both, until nobody else has asked for its
+// lock for a while; one that a single mount uses keeps its pages.
+func TestSharedFileIsDirect(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{Invalidator: newKernel()}), w.mount(Options{Invalidator: newKernel()})
+	ino, ha := a.create(RootIno, "f")
+	a.write(ha, "alone", 0)
+	if _, info := a.open(ino, syscall.O_RDWR); info.DirectIO || !info.KeepCache {
+		t.Errorf("alone, the file is opened with %+v", info)
+	}
+	hb := h0(t, b, "f")
+	for range 3 {
+		a.write(ha, "a", 0)
+		b.write(hb, "b", 0)
+	}
+	for _, m := range []*mount{a, b} {
+		if _, info := m.open(ino, syscall.O_RDONLY); !info.DirectIO {
+			t.Error("a file that two mounts write is opened for cached reads")
+		}
+		n := m.nodeOf(ino)
+		n.rv.mu.Lock()
+		n.rv.handed[0] = n.rv.handed[0].Add(-sharingQuiet)
+		n.rv.mu.Unlock()
+		if _, info := m.open(ino, syscall.O_RDONLY); info.DirectIO {
+			t.Error("long after the sharing the file is still opened for direct I/O")
+		}
+	}
+	// A read past the pages asks for no more than Shared, and leaves none.
+	b.write(hb, "b", 0)
+	d, _ := a.open(ino, syscall.O_RDWR)
+	if _, err := a.ReadIO(ctx, d, make([]byte, 1), 0, IODirect); err != nil {
+		t.Fatal(err)
+	}
+	if mode := b.clerk.Held(lockserver.LockID(ino)); mode != lockserver.Shared || a.nodeOf(ino).kernelPages.Load() {
+		t.Errorf("after a direct read the writer holds mode %d", mode)
+	}
+}
+
+// TestFillsUnderExclusive: where pages can turn dirty without a word they are filled under Exclusive alone, whoever reads, and those from
+// before are dropped when the file is opened so.
+func TestFillsUnderExclusive(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{Invalidator: newKernel()}), w.mount(Options{Invalidator: newKernel()})
+	ino, hb := b.create(RootIno, "f")
+	b.write(hb, "hello", 0)
+	b.must(b.Release(ctx, hb))
+	ro, _ := a.open(a.lookup(RootIno, "f").Attr.Ino, syscall.O_RDONLY)
+	a.read(ro, 5, 0)
+	if mode := a.clerk.Held(lockserver.LockID(ino)); mode != lockserver.Shared {
+		t.Fatalf("read only, held in mode %d", mode)
+	}
+	if _, info := a.open(ino, syscall.O_RDONLY); !info.KeepCache {
+		t.Error("pages read under the lock that is held are dropped by an open to read")
+	}
+	if _, info := a.open(ino, syscall.O_RDWR); info.KeepCache {
+		t.Error("pages read under Shared stay where a mapping can turn them dirty")
+	}
+	a.read(ro, 5, 0)
+	if mode := a.clerk.Held(lockserver.LockID(ino)); mode != lockserver.Exclusive {
+		t.Errorf("pages that a mapping can turn dirty were filled under mode %d", mode)
+	}
+}
+
+// TestFillWaitsForWrite has a write and, after it, a read that fills its page wait for the lock: the page has the write's bytes.
+// (Taking the wait out of lockFill makes it fail.)
+func TestFillWaitsForWrite(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{Invalidator: newKernel()}), w.mount(Options{})
+	ino, h := a.create(RootIno, "f")
+	a.write(h, "\x00", 0)
+	id := lockserver.LockID(ino)
+	for i := range 100 {
+		a.must(b.clerk.Acquire(ctx, lockserver.Request{ID: id, Mode: lockserver.Exclusive}))
+		var wg sync.WaitGroup
+		want := string([]byte{byte(i + 1)})
+		wg.Go(func() { a.write(h, want, 0) })
+		rv := &a.nodeOf(ino).rv
+		waiting := func(n int) {
+			for got := -1; got != n; {
+				time.Sleep(50 * time.Microsecond)
+				rv.mu.Lock()
+				got = len(rv.waiters)
+				rv.mu.Unlock()
+			}
+		}
+		waiting(1)
+		wg.Go(func() {
+			if got := a.read(h, 1, 0); got != want {
+				t.Errorf("round %d: a page filled after a write was sent has %q, want %q", i, got, want)
+			}
+		})
+		waiting(2)
+		b.clerk.Unpin(id)
+		wg.Wait()
+	}
+}
+
+// TestWriteDropsFreshPages: a direct write drops the pages that a read sent after it may have filled before it.
+// (Taking takeFills out of lockWrite makes it fail.)
+func TestWriteDropsFreshPages(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	k := &hook{f: func() {}}
+	m := w.mount(Options{Invalidator: k})
+	ino, h := m.create(RootIno, "f")
+	m.write(h, "old", 0)
+	d, info := m.open(ino, syscall.O_WRONLY|syscall.O_APPEND)
+	if !info.DirectIO {
+		t.Fatal("opened to append through the page cache")
+	}
+	m.read(h, 3, 0)
+	drops := 0
+	k.f = func() { drops++ }
+	_, err := m.WriteIO(ctx, d, []byte("new"), 0, IODirect, false, false)
+	m.must(err)
+	if drops != 1 {
+		t.Errorf("%d drops before a direct write of a page filled a moment ago", drops)
+	}
+	_, err = m.WriteIO(ctx, d, []byte("new"), 0, IODirect, false, false)
+	m.must(err)
+	if drops != 1 {
+		t.Errorf("a direct write of a page that is not there dropped it")
+	}
+	m.read(h, 3, 0)
+	m.write(h, "again", 0)
+	if drops != 1 {
+		t.Errorf("where nobody else uses the file, a write through the page cache dropped the page that it changed")
+	}
+}
