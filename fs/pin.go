@@ -10,7 +10,8 @@ import (
 	"dfs/lockserver"
 )
 
-// LOCK ORDER. For every inode an operation takes first the cluster lock (a pin of the clerk), then the
+// LOCK ORDER. The session of a thin client, while a request of its is done, before all others (its cluster lock; its ilock is taken last of all,
+// by a commit: see once.go). For every inode an operation takes first the cluster lock (a pin of the clerk), then the
 // node's ilock; inodes in ascending order of number; lockserver.LockRename before every inode. While it waits for
 // a lock it holds only those below. Under these come, each alone and never held while waiting for the
 // cluster: revocation.mu, session.commitMu, cache.mu, presence.mu, handle mutexes, nodeTable.mu.

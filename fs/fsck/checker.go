@@ -209,6 +209,11 @@ func (c *checker) inode(ino uint64, data []byte) {
 	n := node{ino: ino, blocks: in.Blocks, size: in.Size, parent: in.Parent, mode: in.Mode, nlink: in.Nlink, flags: in.Flags}
 	in.XattrBlocks(func(_, count uint64) { n.xattrBlocks += uint32(count) })
 	c.nodes = append(c.nodes, n)
+	if in.Flags&layout.FlagClient != 0 {
+		if err := layout.CheckClient(in); err != nil {
+			c.problem(BadInode, ino, "%v", err)
+		}
+	}
 	if in.Nlink == 0 {
 		return
 	}

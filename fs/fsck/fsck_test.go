@@ -222,6 +222,28 @@ func (m *image) checkWith(o Options) *Report {
 	return r
 }
 
+// client makes the unlinked file a thin client's session.
+func (m *image) client() {
+	m.change(inoOrphan, func(in *layout.Inode) {
+		table := layout.NewClientTable(layout.ClientHead{Generation: 1})
+		for i := range layout.ClientSlots {
+			table = layout.ClientSet(table, i, layout.ClientSlot{Number: 1, State: layout.ClientDone})
+		}
+		in.Flags, in.Inline, in.Size, in.Blocks = layout.FlagInline|layout.FlagOrphan|layout.FlagClient, table, layout.ClientTableSize, 0
+	})
+	delete(m.blocks, layout.DataAddr(inoOrphan, 0))
+	delete(m.blocks, layout.DataAddr(inoOrphan, 1))
+}
+
+// TestClientSession: a thin client's session is sound.
+func TestClientSession(t *testing.T) {
+	m := newImage(t)
+	m.client()
+	if r := m.check(); len(r.Problems) > 0 {
+		t.Errorf("%v", r.Problems)
+	}
+}
+
 func TestSound(t *testing.T) {
 	m := newImage(t)
 	r := m.check()
@@ -367,6 +389,14 @@ func TestDamage(t *testing.T) {
 			m.change(inoBig, func(in *layout.Inode) { in.Parent = inoDeep })
 		}},
 		{"below a lost one", Unreachable, inoDeep, "", func(m *image) { m.unlink(inoSub, "big") }},
+		{"a damaged thin client's session", BadInode, inoOrphan, "", func(m *image) {
+			m.client()
+			m.change(inoOrphan, func(in *layout.Inode) { in.Inline[500] ^= 1 })
+		}},
+		{"a thin client's session with a name", BadInode, inoOrphan, "", func(m *image) {
+			m.client()
+			m.change(inoOrphan, func(in *layout.Inode) { in.Nlink = 1 })
+		}},
 		{"unlinked and full", NotEmpty, inoDeep, "", func(m *image) {
 			m.unlink(inoBig, "deep")
 			m.change(inoDeep, func(in *layout.Inode) { in.Nlink, in.Flags = 0, in.Flags|layout.FlagOrphan })

@@ -115,3 +115,19 @@ func ClientGet(ino uint64, table []byte, slot int) (s ClientSlot, err error) {
 	}
 	return s, nil
 }
+
+// CheckClient checks an inode with FlagClient and its whole table. KindCorrupt, KindForeign, KindTooNew.
+func CheckClient(in *Inode) error {
+	if in.Flags&FlagOrphan == 0 || in.Nlink != 0 || !in.IsRegular() {
+		return errors.New(errors.KindCorrupt, "the thin client's session %d is no regular file without a name", in.Ino)
+	}
+	if _, err := DecodeClientHead(in.Ino, in.Inline); err != nil {
+		return err
+	}
+	for i := range ClientSlots {
+		if _, err := ClientGet(in.Ino, in.Inline, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
