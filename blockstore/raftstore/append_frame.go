@@ -182,7 +182,8 @@ func decodeAppend(b []byte) (a *raft.AppendEntriesRequest, behind []*raft.Log, s
 	a = &raft.AppendEntriesRequest{Term: le.Uint64(b), PrevLogEntry: le.Uint64(b[8:]), PrevLogTerm: le.Uint64(b[16:]), LeaderCommitIndex: le.Uint64(b[24:])}
 	a.ProtocolVersion = raft.ProtocolVersion(le.Uint32(b[32:]))
 	names := [...]*[]byte{&a.ID, &a.Addr, &a.Leader}
-	count, rest, ok := int(le.Uint16(b[42:])), b[requestFixed:], true
+	var ok bool
+	count, rest := int(le.Uint16(b[42:])), b[requestFixed:]
 	for i, to := range names {
 		if *to, rest, ok = cut(rest, uint64(le.Uint16(b[36+2*i:]))); !ok {
 			return nil, nil, nil, errFrame

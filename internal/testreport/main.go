@@ -40,7 +40,7 @@ func main() {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			fmt.Fprintln(r.out, lines.Text())
+			_, _ = fmt.Fprintln(r.out, lines.Text())
 			continue
 		}
 		r.take(e)
@@ -52,11 +52,11 @@ func (r *report) take(e event) {
 	key := [2]string{e.Package, e.Test}
 	switch e.Action {
 	case "build-output":
-		fmt.Fprint(r.out, e.Output)
+		_, _ = fmt.Fprint(r.out, e.Output)
 	case "output":
 		if e.Test == "" && closes(e.Output) {
 			r.closing = append(r.closing, e.Output)
-			fmt.Fprint(r.out, e.Output)
+			_, _ = fmt.Fprint(r.out, e.Output)
 			return
 		}
 		r.output[key] = append(r.output[key], e.Output)
@@ -69,7 +69,7 @@ func (r *report) take(e event) {
 		delete(r.output, key)
 	case "fail":
 		r.failed++
-		fmt.Fprintf(r.out, "---- %s %s failed:\n%s", e.Package, e.Test, strings.Join(r.output[key], ""))
+		_, _ = fmt.Fprintf(r.out, "---- %s %s failed:\n%s", e.Package, e.Test, strings.Join(r.output[key], ""))
 		delete(r.output, key)
 	}
 }
@@ -88,20 +88,20 @@ func closes(line string) bool {
 func (r *report) end(err error) int {
 	code := 0
 	if err != nil {
-		fmt.Fprintln(r.out, "reading go test's output:", err)
+		_, _ = fmt.Fprintln(r.out, "reading go test's output:", err)
 		code = 1
 	}
 	for _, s := range r.skipped {
-		fmt.Fprintf(r.out, "---- skipped, but should have run: %s", s)
+		_, _ = fmt.Fprintf(r.out, "---- skipped, but should have run: %s", s)
 		code = 1
 	}
 	if r.failed > 0 {
 		code = 1
 	}
 	slices.Sort(r.closing)
-	fmt.Fprintln(r.out, "---- all packages")
+	_, _ = fmt.Fprintln(r.out, "---- all packages")
 	for _, line := range r.closing {
-		fmt.Fprint(r.out, line)
+		_, _ = fmt.Fprint(r.out, line)
 	}
 	return code
 }

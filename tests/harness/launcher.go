@@ -146,7 +146,7 @@ func (l *launcher) run(ctx context.Context, h *Host, env []string, path string, 
 	if err != nil {
 		return nil, nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	r := launchRequest{Path: path, Args: args, Env: env, Out: filepath.Join(dir, "out"), Err: filepath.Join(dir, "err")}
 	p, err := l.start(h, r)
 	if err != nil {
