@@ -169,11 +169,12 @@ func (ss *session) flushEarly(n *node) {
 	}
 }
 
-// revokeFlush flushes until it is done or the session is over. It waits for the log alone.
+// revokeFlush flushes until it is done or the session is over, or the log was closed because the file server's Close had
+// no more time. It waits for the log alone.
 func (ss *session) revokeFlush(gen wal.Gen) error {
 	for {
 		err := ss.be.Log.Flush(context.WithoutCancel(ss.ctx), gen)
-		if err == nil || isSessionEnd(err) || ss.lost.Load() {
+		if err == nil || isSessionEnd(err) || ss.lost.Load() || errors.Is(err, errors.KindUnavailable) && ss.s.isClosed() {
 			return err
 		}
 		ss.s.log.Warn("flushing for a revoke; trying again", "err", err)

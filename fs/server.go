@@ -100,6 +100,7 @@ func (s *Server) Attach(ctx context.Context, be Backend) error {
 	ss.cache = newCache(s.opts.CacheBlocks, be.Log.Durable)
 	ss.nodes.nodes, ss.nodes.limit = map[uint64]*node{}, s.opts.CacheInodes
 	ss.orph.init()
+	ss.space.inodeTurn = make(chan struct{}, 1)
 
 	s.mu.Lock()
 	if s.closed {
@@ -131,6 +132,12 @@ func (s *Server) Attach(ctx context.Context, be Backend) error {
 		ss.spawn(ss.sweepOrphans)
 	}
 	return nil
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *Server) signalLocked() {

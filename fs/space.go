@@ -28,7 +28,7 @@ type space struct {
 
 	inodes      []blockstore.InodeRange
 	inodeRefill bool
-	inodeMu     sync.Mutex // serializes TakeInodes in the foreground
+	inodeTurn   chan struct{} // holds one token: who has it takes inode numbers for all in the foreground
 }
 
 // scarceFor is how long a full store is remembered.
@@ -211,16 +211,20 @@ func (ss *session) refillInodes(_ context.Context, foreground bool) {
 // takeInodes is the foreground refill; one caller does it for all.
 func (ss *session) takeInodes(ctx context.Context) error {
 	sp := &ss.space
-	sp.inodeMu.Lock()
-	defer sp.inodeMu.Unlock()
+	bctx, cancel := ss.bound(ctx)
+	defer cancel()
+	select {
+	case sp.inodeTurn <- struct{}{}:
+		defer func() { <-sp.inodeTurn }()
+	case <-bctx.Done():
+		return ss.waited(ctx, bctx.Err(), "taking inode numbers")
+	}
 	sp.mu.Lock()
 	have := len(sp.inodes) > 0
 	sp.mu.Unlock()
 	if have {
 		return nil
 	}
-	bctx, cancel := ss.bound(ctx)
-	defer cancel()
 	return ss.waited(ctx, ss.fetchInodes(bctx), "taking inode numbers")
 }
 

@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	stderrors "errors"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -13,9 +12,9 @@ import (
 
 // checkpointState remembers the last checkpoint.
 type checkpointState struct {
-	mu     sync.Mutex // one at a time
-	volume int64      // applied bytes at the last one; guarded by mu
-	at     time.Time  // guarded by mu
+	turn   chan struct{} // holds one token while one is made
+	volume int64         // applied bytes at the last one; belongs to who has the turn
+	at     time.Time     // likewise
 }
 
 // checkpointFloorBytes is what must have been applied for a checkpoint that only time asks for.
@@ -25,9 +24,9 @@ const checkpointFloorBytes = 1 << 20
 func (n *Node) checkpointLoop() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	n.checkpoints.mu.Lock()
+	n.checkpoints.turn <- struct{}{}
 	n.checkpoints.at = time.Now()
-	n.checkpoints.mu.Unlock()
+	<-n.checkpoints.turn
 	var standing standing
 	for {
 		select {
@@ -50,10 +49,12 @@ func (n *Node) checkpointLoop() {
 
 func (n *Node) checkpointDue() bool {
 	c := &n.checkpoints
-	if !c.mu.TryLock() {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	default:
 		return false // one is being made
 	}
-	defer c.mu.Unlock()
 	bytes := n.applier.volume.Load() - c.volume
 	return bytes >= n.limits.CheckpointBytes || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
 }
@@ -66,8 +67,14 @@ func (n *Node) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	c := &n.checkpoints
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return errors.New(errors.KindUnavailable, "another checkpoint is being made: %w", ctx.Err())
+	case <-n.closing:
+		return errStopped
+	}
 	conf := r.ReloadableConfig()
 	conf.TrailingLogs = n.stores.entries.TrailingFor(n.limits.TrailingBytes)
 	if err := r.ReloadConfig(conf); err != nil {

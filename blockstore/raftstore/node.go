@@ -63,6 +63,7 @@ func Open(opts Options) (*Node, error) {
 	n.inFlight = semaphore.NewWeighted(n.limits.InFlightBytes)
 	n.prover.commit = n.commitOwn
 	n.reign.init()
+	n.checkpoints.turn = make(chan struct{}, 1)
 	if err := n.open(); err != nil {
 		n.release()
 		return nil, err

@@ -55,6 +55,9 @@ type Options struct {
 	CapacityBlocks uint64
 
 	Limits Limits
+
+	// Power is that of files which stay on the host where Device and Seg.FS do not (tests).
+	Power Power
 }
 
 // Limits bounds what a node uses; a zero field stands for its default.

@@ -108,6 +108,7 @@ func (n *Node) openStores() (*stores, error) {
 	s.watched = &watchedLog{LogStore: log, node: n}
 	s.log = s.watched
 	s.stable = &watchedStable{StableStore: stable, node: n}
+	s.powered(n.opts.Power)
 	return s, nil
 }
 

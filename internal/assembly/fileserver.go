@@ -39,6 +39,8 @@ type FileServerOptions struct {
 	// SessionFile, if set, remembers the session on disk, so that after a crash the next process with
 	// this file ends it at once. One file for each mount point.
 	SessionFile string
+	// Clock tells CLOCK_BOOTTIME; nil is the kernel's. (Tests set their own.)
+	Clock func() time.Duration
 
 	Logger *slog.Logger
 }
@@ -111,14 +113,21 @@ func (f *FileServer) SetInvalidator(i fs.Invalidator) { f.inval.set(i) }
 
 // Stats tells what the log holds back now.
 func (f *FileServer) Stats() wal.Stats {
+	return f.current().log.Stats()
+}
+
+// Clerk is the present session's side of the lock service.
+func (f *FileServer) Clerk() lockserver.Clerk { return f.current().clerk }
+
+func (f *FileServer) current() *backend {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.now.log.Stats()
+	return f.now
 }
 
 // attach opens a session and gives it to the file server.
 func (f *FileServer) attach(ctx context.Context) error {
-	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: f.Server, Logger: f.opt.Logger})
+	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: f.Server, Clock: f.opt.Clock, Logger: f.opt.Logger})
 	if err != nil {
 		return err
 	}
@@ -156,9 +165,7 @@ func (f *FileServer) heal() {
 		case cause := <-f.lost:
 			f.opt.Logger.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
 		}
-		f.mu.Lock()
-		f.now.abandon()
-		f.mu.Unlock()
+		f.current().abandon()
 		for {
 			err := f.attach(f.ctx)
 			if err == nil {
@@ -182,9 +189,16 @@ func (f *FileServer) heal() {
 func (b *backend) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = b.clerk.Close(ctx) // it is over already
+	_ = b.closeClerk(ctx) // it is over already
 	b.store.Close()
 	_ = b.log.Close()
+}
+
+// closeClerk closes the clerk. Its locks are given up through flushes, which wait as long as the log is open: with ctx that ends, too.
+func (b *backend) closeClerk(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = b.log.Close() })
+	defer stop()
+	return b.clerk.Close(ctx)
 }
 
 // Close flushes, gives back what is held and ends the session. The error says what could not
@@ -193,17 +207,16 @@ func (f *FileServer) Close(ctx context.Context) error {
 	f.stop()
 	f.wg.Wait()
 	err := f.Server.Close(ctx)
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	now := f.current() // heal has ended, so it is the last one
 	closing, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
-	if cerr := f.now.clerk.Close(closing); err == nil && cerr != nil && !errors.Is(cerr, errors.KindSessionEnded) {
+	if cerr := now.closeClerk(closing); err == nil && cerr != nil && !errors.Is(cerr, errors.KindSessionEnded) {
 		err = cerr
 	}
-	if cerr := f.now.log.Close(); err == nil {
+	if cerr := now.log.Close(); err == nil {
 		err = cerr
 	}
-	f.now.store.Close()
+	now.store.Close()
 	if f.file != nil {
 		f.file.close(err == nil)
 	}

@@ -23,6 +23,7 @@ import (
 	"dfs/internal/mux"
 	"dfs/lockserver"
 	"dfs/lockserver/lockrpc"
+	"dfs/wal/seglog"
 )
 
 // NodeOptions says what a node is.
@@ -43,9 +44,28 @@ type NodeOptions struct {
 	// CacheBytes bounds the cache of the node's own file server, which runs once a thin client comes.
 	CacheBytes int64
 
+	// Host is what the node stands on; the zero value is this machine.
+	Host Host
+
 	Logger *slog.Logger
 	// Fatal is called once when this node must stop (a failed disk, an entry it cannot decode).
 	Fatal func(error)
+}
+
+// Host is the network and the disk of a node. A nil field is the machine's; tests simulate them.
+type Host struct {
+	Listen func(addr string) (net.Listener, error)
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	Volume device.Volume   // the data files
+	Seg    seglog.Options  // the Raft log
+	Power  raftstore.Power // of the small files that stay on the machine
+}
+
+func (h *Host) listen(addr string) (net.Listener, error) {
+	if h.Listen != nil {
+		return h.Listen(addr)
+	}
+	return net.Listen("tcp", addr)
 }
 
 // Node is a running node.
@@ -83,7 +103,7 @@ func StartNode(opt NodeOptions) (n *Node, err error) {
 	if err := os.MkdirAll(opt.Data, 0o700); err != nil {
 		return n, errors.New(errors.KindOf(err), "the data directory: %w", err)
 	}
-	if n.listener, err = net.Listen("tcp", opt.Listen); err != nil {
+	if n.listener, err = opt.Host.listen(opt.Listen); err != nil {
 		return n, errors.New(errors.KindBusy, "listening on %s: %w; is another node or program using that port?", opt.Listen, err)
 	}
 	n.mux = mux.New(n.listener, opt.Logger)
@@ -114,16 +134,17 @@ func (n *Node) openReplica() (err error) {
 	if err != nil {
 		return err
 	}
-	n.device, err = device.Open(dir, device.Options{NodeID: string(n.opt.ID), ClusterID: incarnation, Create: true, Logger: n.opt.Logger})
+	n.device, err = device.Open(dir, device.Options{NodeID: string(n.opt.ID), ClusterID: incarnation, Create: true, Logger: n.opt.Logger, Volume: n.opt.Host.Volume})
 	if err != nil {
 		return err
 	}
-	if n.cluster, err = cluster.Dial([]string{n.opt.Advertise}, cluster.Options{Log: n.opt.Logger}); err != nil {
+	if n.cluster, err = cluster.Dial([]string{n.opt.Advertise}, cluster.Options{Log: n.opt.Logger, Dialer: n.opt.Host.Dial}); err != nil {
 		return err
 	}
 	n.replica, err = raftstore.Open(raftstore.Options{
 		ID: n.opt.ID, Dir: n.opt.Data, Advertise: n.opt.Advertise, Mux: n.mux, Device: n.device, LogKind: n.opt.LogKind, Peers: blockrpc.NewPeers(n.cluster),
 		Logger: n.opt.Logger, Fatal: n.opt.Fatal, Bootstrap: n.opt.Bootstrap, Join: n.opt.Join, CapacityBlocks: n.opt.CapacityBlocks, Limits: n.opt.Limits,
+		Dial: n.opt.Host.Dial, Seg: n.opt.Host.Seg, Power: n.opt.Host.Power,
 	})
 	return err
 }

@@ -23,14 +23,16 @@ type Options struct {
 	Holder   lockserver.Holder
 	OnEpoch  func(blockstore.Epoch)
 	LocksMax int // locks kept at most; 0: 200,000
-	Logger   *slog.Logger
+	// Clock tells CLOCK_BOOTTIME; nil is the kernel's. (Tests set their own.)
+	Clock  func() time.Duration
+	Logger *slog.Logger
 }
 
 // New makes a clerk of the cluster's lock service, without opening its session: its holder
 // and its OnEpoch can still be set, then Start.
 func New(c *cluster.Cluster, o Options) (*lockserver.SessionClerk, error) {
 	return lockserver.NewClerk(transport{c}, lockserver.ClerkOptions{
-		Name: o.Name, TTL: o.TTL, Holder: o.Holder, OnEpoch: o.OnEpoch, LocksMax: o.LocksMax, Logger: o.Logger,
+		Name: o.Name, TTL: o.TTL, Holder: o.Holder, OnEpoch: o.OnEpoch, LocksMax: o.LocksMax, Clock: o.Clock, Logger: o.Logger,
 	})
 }
 
