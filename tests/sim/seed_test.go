@@ -1,0 +1,71 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+)
+
+// outcome is what one seed came to.
+type outcome struct {
+	Seed     uint64
+	Virtual  time.Duration // of the run
+	Ran      time.Duration // processor time of the run
+	Checked  time.Duration // processor time of the check of its history
+	Ops      int
+	Errors   int
+	Faults   map[string]int
+	Compared int
+	Lost     uint64   // ledger steps lost with sessions
+	Late     []string `json:",omitempty"` // objects whose history was not decided in time
+	Failed   []string `json:",omitempty"`
+	Trace    []string `json:",omitempty"`
+
+	trace []string
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// hungAfter is how long a seed may take in real time, on a busy machine.
+const hungAfter = 90 * time.Second
+
+// runSeed runs a seed and checks its history.
+func runSeed(t *testing.T, seed uint64) (out outcome) {
+	watchdog := time.AfterFunc(hungAfter, func() {
+		buf := make([]byte, 8<<20)
+		fmt.Fprintf(os.Stderr, "seed %d hangs: somebody waits for a mutex in virtual time, or never rests\n%s\n", seed, buf[:runtime.Stack(buf, true)])
+		os.Exit(3)
+	})
+	defer watchdog.Stop()
+	t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, seed)
+		seedRand(seed)
+		var w *world
+		begin := cpu()
+		synctest.Test(t, func(t *testing.T) {
+			w = newWorld(t, seed)
+			w.run()
+		})
+		out = outcome{Seed: seed, Virtual: w.lasted, Ran: cpu() - begin, Ops: len(w.history), Errors: w.errors, Faults: w.faults, Compared: w.compared,
+			Failed: w.failed, trace: w.trace}
+		for _, l := range w.ledgers {
+			out.Lost += l.lost
+		}
+		begin = cpu()
+		wrong, late := checkHistory(w.settled(), 10*time.Second)
+		out.Checked, out.Late = cpu()-begin, late
+		for name, list := range wrong {
+			out.Failed = append(out.Failed, fmt.Sprintf("%s: this history cannot be:\n%s", name, describe(list)))
+		}
+	})
+	return out
+}
