@@ -53,6 +53,14 @@ type Sink interface {
 	Submit(record []byte, done func(index uint64, err error))
 }
 
+// Releaser is a Sink that tells of records to which nothing refers any more on its side, so that their memory can hold others.
+// It tells of a record once, after its done was called without an error, and need not tell of every one. OnRelease is called
+// before the first Submit.
+type Releaser interface {
+	Sink
+	OnRelease(f func(record []byte))
+}
+
 // Log is what a file server needs of its write-ahead log. *Writer implements it.
 type Log interface {
 	// Admit waits until `bytes` more may be pending (dirty bytes are bounded by

@@ -32,7 +32,7 @@ type Writer struct {
 	closed   bool
 	gen      Gen // of the running transaction
 	running  txn
-	spare    []byte   // for the next transaction
+	spares   [][]byte // for the next transactions
 	queue    []sealed // not with the sink yet
 	inFlight int      // sealed, not acknowledged
 	pending  int64    // their bytes
@@ -61,9 +61,13 @@ func newWriter(sink Sink, opt Options) (*Writer, error) {
 		return nil, err
 	}
 	opt.setDefaults()
-	return &Writer{sink: sink, opt: opt, gen: 1, flushes: map[Gen]chan struct{}{},
+	w := &Writer{sink: sink, opt: opt, gen: 1, flushes: map[Gen]chan struct{}{},
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{}),
-		gate: gate{max: opt.PendingBytesMax}}, nil
+		gate: gate{max: opt.PendingBytesMax}}
+	if r, ok := sink.(Releaser); ok {
+		r.OnRelease(w.reuse)
+	}
+	return w, nil
 }
 
 // Commit adds op, whole, to the running transaction and returns its generation;
@@ -108,12 +112,32 @@ func (w *Writer) Commit(op *Op) (Gen, error) {
 
 // buffer returns memory for a transaction whose first operation takes size bytes.
 func (w *Writer) buffer(size int) []byte {
-	b := w.spare
-	w.spare = nil
-	if n := max(size, w.opt.RecordBytesTarget); cap(b) < n {
-		b = make([]byte, 0, n)
+	n := max(size, w.opt.RecordBytesTarget)
+	if last := len(w.spares) - 1; last >= 0 && cap(w.spares[last]) >= n {
+		b := w.spares[last]
+		w.spares[last] = nil
+		w.spares = w.spares[:last]
+		return b
 	}
-	return b
+	return make([]byte, 0, n)
+}
+
+// sparesMax bounds the buffers that are kept for reuse while records are pending; about 8 MiB.
+const sparesMax = 32
+
+// reuse keeps the memory of a record, to which nothing refers, for another; beyond the pending ones only a single buffer is kept.
+func (w *Writer) reuse(record []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	keep := sparesMax
+	if w.pending == 0 {
+		keep = 1
+		clear(w.spares[min(keep, len(w.spares)):])
+		w.spares = w.spares[:min(keep, len(w.spares))]
+	}
+	if len(w.spares) < keep && cap(record) >= w.opt.RecordBytesTarget && cap(record) <= 2*w.opt.RecordBytesTarget {
+		w.spares = append(w.spares, record[:0])
+	}
 }
 
 // Flush returns when every transaction up to gen is durable (gen 0: everything

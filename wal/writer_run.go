@@ -39,7 +39,7 @@ func (w *Writer) step() (next time.Duration, more bool) {
 	next = w.ripen(time.Now())
 	batch := w.queue
 	w.queue = nil
-	needSpare := w.spare == nil && len(batch) > 0
+	needSpare := len(w.spares) == 0 && len(batch) > 0
 	w.mu.Unlock()
 	if len(batch) == 0 {
 		return next, false
@@ -59,8 +59,8 @@ func (w *Writer) step() (next time.Duration, more bool) {
 	}
 	if spare != nil {
 		w.mu.Lock()
-		if w.spare == nil {
-			w.spare = spare
+		if len(w.spares) < sparesMax {
+			w.spares = append(w.spares, spare)
 		}
 		w.mu.Unlock()
 	}

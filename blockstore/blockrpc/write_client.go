@@ -115,6 +115,7 @@ func (c *Client) streamTo(ctx context.Context, conn *grpc.ClientConn, st *client
 			}
 			acked = true
 			r.done(a.Index, nil)
+			c.w.released(&r)
 		}
 	}
 }

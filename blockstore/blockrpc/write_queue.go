@@ -11,8 +11,9 @@ import (
 
 // pendingRecord is a record that is not acknowledged.
 type pendingRecord struct {
-	record []byte
-	done   func(index uint64, err error)
+	record  []byte
+	done    func(index uint64, err error)
+	streams int // that it was sent on
 }
 
 // writeQueue holds the records of the writer that are not acknowledged, and
@@ -37,6 +38,8 @@ type writeQueue struct {
 	stopped   bool // the write goroutine is gone
 
 	stream *clientStream // the current one, nil if none
+
+	release func(record []byte) // set before the first record, or nil
 }
 
 // clientStream is one Write stream as the client sees it.
@@ -65,9 +68,27 @@ func (c *Client) Submit(record []byte, done func(index uint64, err error)) {
 	if len(q.records) == 0 {
 		q.progress = time.Now()
 	}
-	q.records = append(q.records, pendingRecord{record, done})
+	q.records = append(q.records, pendingRecord{record: record, done: done})
 	q.mu.Unlock()
 	q.changed.Broadcast()
+}
+
+// OnRelease implements wal.Releaser. A record is told that was sent on one stream alone and acknowledged there: so all of it was
+// read, and nothing will read it again. Of an older stream, which may still hold parts of it, nobody knows that.
+func (c *Client) OnRelease(f func(record []byte)) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.release = f
+}
+
+// released tells of r, which was acknowledged on the current stream, if nothing refers to it.
+func (q *writeQueue) released(r *pendingRecord) {
+	q.mu.Lock()
+	f := q.release
+	q.mu.Unlock()
+	if f != nil && r.streams == 1 {
+		f(r.record)
+	}
 }
 
 func (q *writeQueue) setEpoch(epoch blockstore.Epoch) (changed bool) {
@@ -169,6 +190,7 @@ func (q *writeQueue) take(st *clientStream) (seq uint64, record []byte, ok bool)
 		return 0, nil, false
 	}
 	seq, record = q.base+uint64(q.sent), q.records[q.sent].record
+	q.records[q.sent].streams++
 	q.sent++
 	return seq, record, true
 }

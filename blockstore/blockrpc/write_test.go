@@ -3,6 +3,7 @@ package blockrpc
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,12 +14,38 @@ import (
 	"dfs/internal/wire/blockpb"
 )
 
+// spoilReleased overwrites records as soon as they are released, as one does who uses their memory for others; it returns how many were.
+func spoilReleased(t *testing.T, c *Client) *atomic.Int64 {
+	var n atomic.Int64
+	var mu sync.Mutex
+	seen := map[*byte]bool{}
+	c.OnRelease(func(record []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen[&record[0]] {
+			t.Error("a record is released twice")
+		}
+		seen[&record[0]] = true
+		for i := range record {
+			record[i] = 0xff
+		}
+		n.Add(1)
+	})
+	return &n
+}
+
 func TestWritesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, ses := newGroup(t, 3)
 		defer g.stop()
 		c, end := g.client(ses, 1, ClientOptions{})
 		defer end()
+		released := spoilReleased(t, c)
+		defer func() {
+			if n := released.Load(); n != 500 {
+				t.Errorf("%d records of 500 are released", n)
+			}
+		}()
 		var a acks
 		for i := uint64(1); i <= 500; i++ {
 			a.submit(c, i)
@@ -44,6 +71,7 @@ func TestLostAcknowledgementsAndLeaderChanges(t *testing.T) {
 			g.loseAnswer = func() bool { return n.Add(1)%23 == 22 }
 			c, end := g.client(ses, 1, ClientOptions{})
 			defer end()
+			released := spoilReleased(t, c)
 			var a acks
 			next := uint64(0)
 			for round := range 6 {
@@ -60,6 +88,9 @@ func TestLostAcknowledgementsAndLeaderChanges(t *testing.T) {
 			}
 			a.wg.Wait()
 			a.check(t, g, next)
+			if n := released.Load(); n == 0 || n >= int64(next) {
+				t.Errorf("%d records of %d are released, though some were sent again", n, next)
+			}
 		})
 	}
 }
