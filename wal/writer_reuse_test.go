@@ -49,9 +49,12 @@ func (s *reusingSink) answer(but int) {
 // TestReleasedRecordsAreReused: their memory holds later records, which are whole, and little of it is kept.
 func TestReleasedRecordsAreReused(t *testing.T) {
 	s := &reusingSink{memory: map[*byte]int{}}
-	w := newTestWriter(t, s, Options{RecordBytesTarget: 16 << 10})
-	const n = 400
+	w := newTestWriter(t, s, Options{RecordBytesTarget: 16 << 10, PendingBytesMax: 2 * RecordBytesMax})
+	const n = 1500
 	for i := range uint64(n) {
+		if err := w.Admit(context.Background(), BlockSize); err != nil {
+			t.Fatal(err)
+		}
 		put(t, w, i, BlockSize)
 	}
 	for flushed := start(func() error { return w.Flush(context.Background(), 0) }); ; {
