@@ -220,9 +220,13 @@ func TestWritesOfOneRange(t *testing.T) {
 	f, err := setup.open("f", os.O_CREATE|os.O_WRONLY)
 	must(t, err)
 	must(t, f.Close())
-	const size, rounds = 700_000, 12
+	const rounds = 12
 	for pair := range users {
 		a, b := users[pair], users[(pair+1)%len(users)]
+		size, at := 700_000, 1000
+		if pair >= 2 {
+			size, at = 171<<12, 1<<12 // of what goes through its page cache a kernel makes two writes where a page that it does not have is written in part
+		}
 		var won [2]int
 		for round := range rounds {
 			var wg sync.WaitGroup
@@ -230,7 +234,7 @@ func TestWritesOfOneRange(t *testing.T) {
 				wg.Go(func() {
 					f, err := u.open("f", os.O_WRONLY)
 					if err == nil {
-						_, err = f.WriteAt(bytes.Repeat([]byte{byte('a' + i)}, size), 1000)
+						_, err = f.WriteAt(bytes.Repeat([]byte{byte('a' + i)}, size), int64(at))
 						err = errors.Join(err, f.Close())
 					}
 					if err != nil {
@@ -241,7 +245,7 @@ func TestWritesOfOneRange(t *testing.T) {
 			wg.Wait()
 			got, err := setup.c.ReadFile("/f")
 			must(t, err)
-			got = got[1000:]
+			got = got[min(at, len(got)):min(at+size, len(got))]
 			if len(got) != size || bytes.Count(got, got[:1]) != size {
 				t.Fatalf("pair %d: a mixture: %d of %d bytes are %q", pair, bytes.Count(got, got[:1]), len(got), got[0])
 			}
