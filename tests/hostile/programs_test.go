@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,12 +149,31 @@ func maildirShared(t *testing.T, mounts []*harness.Mount) error {
 	for i, m := range mounts {
 		for dir, want := range map[string]int{"tmp": 0, "new": 0, "cur": int(total)} {
 			list, err := os.ReadDir(m.Path("maildir", dir))
-			if err != nil || len(list) != want {
-				return fmt.Errorf("through mount %d %s lists %d messages, want %d (%w)", i, dir, len(list), want, err)
+			if err != nil {
+				return err
+			}
+			if len(list) != want {
+				return fmt.Errorf("through mount %d %s lists %d messages, want %d: %s", i, dir, len(list), want, everywhere(mounts, list))
 			}
 		}
 	}
 	return nil
+}
+
+// everywhere tells where the first of some messages is to be found, through each mount.
+func everywhere(mounts []*harness.Mount, list []fs.DirEntry) string {
+	var out strings.Builder
+	for i, m := range mounts {
+		for _, dir := range []string{"tmp", "new", "cur"} {
+			for _, e := range list[:min(len(list), 3)] {
+				if st, err := os.Lstat(m.Path("maildir", dir, e.Name())); err == nil {
+					sys := st.Sys().(*syscall.Stat_t)
+					fmt.Fprintf(&out, "\nmount %d: %s/%s inode %d, %d links", i, dir, e.Name(), sys.Ino, sys.Nlink)
+				}
+			}
+		}
+	}
+	return out.String()
 }
 
 func message(name string) []byte {
@@ -191,7 +211,8 @@ func deliver(dir string, who, messages int) error {
 	return nil
 }
 
-// takeMail moves messages from new to cur; who moved it reads it.
+// takeMail moves messages from new to cur; who moved it reads it. Each taker has target names of its own: where old and new name lead to
+// one file, the kernel answers a rename by itself, and it may have looked the old name up before another's rename and the new one after.
 func takeMail(dir string, who int, taken *atomic.Int64, total int64) error {
 	for end := time.Now().Add(patience); taken.Load() < total; {
 		list, err := os.ReadDir(filepath.Join(dir, "new"))
@@ -202,7 +223,7 @@ func takeMail(dir string, who int, taken *atomic.Int64, total int64) error {
 			time.Sleep(5 * time.Millisecond)
 		}
 		for _, e := range list {
-			cur := filepath.Join(dir, "cur", e.Name())
+			cur := filepath.Join(dir, "cur", fmt.Sprintf("%s:2,%d", e.Name(), who))
 			err := os.Rename(filepath.Join(dir, "new", e.Name()), cur)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // another was first
