@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// reusingSink copies each record and answers it when some more have come; then it spoils it and gives it back.
+// reusingSink copies each record and answers it when another has come; then it spoils it and gives it back.
 type reusingSink struct {
 	mu      sync.Mutex
 	records [][]byte
@@ -34,10 +34,10 @@ func (s *reusingSink) Submit(b []byte, done func(uint64, error)) {
 		s.release(b)
 	})
 	s.mu.Unlock()
-	s.answer(8)
+	s.answer(1)
 }
 
-// answer answers all but the newest few, in order.
+// answer answers all but the newest, in order.
 func (s *reusingSink) answer(but int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,8 +49,8 @@ func (s *reusingSink) answer(but int) {
 // TestReleasedRecordsAreReused: their memory holds later records, which are whole, and little of it is kept.
 func TestReleasedRecordsAreReused(t *testing.T) {
 	s := &reusingSink{memory: map[*byte]int{}}
-	w := newTestWriter(t, s, Options{RecordBytesTarget: 16 << 10, PendingBytesMax: 2 * RecordBytesMax})
-	const n = 1500
+	w := newTestWriter(t, s, Options{PendingBytesMax: 2 * RecordBytesMax}) // some four records
+	const n = 2560
 	for i := range uint64(n) {
 		if err := w.Admit(context.Background(), BlockSize); err != nil {
 			t.Fatal(err)
