@@ -215,7 +215,7 @@ func (ss *session) pinOne(ctx context.Context, n *node, u use) (admitted bool, e
 	}
 	if n.intent.Load() && clerk.Held(n.id()) == lockserver.None {
 		mode = lockserver.Exclusive
-		req.Mode, u.mode = mode, mode
+		req.Mode = mode // a revoke admits it still in the mode that it needs
 	}
 	bctx, cancel := ss.bound(ctx)
 	defer cancel()
