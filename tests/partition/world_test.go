@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,6 +107,7 @@ func (w *world) disturb(r *rand.Rand, faults []fault, plan plan) (names []string
 	w.t.Helper()
 	for range plan.times(r) {
 		w.look()
+		already := len(names)
 		var begun []fault
 		heal := map[int][]func(){}
 		for range plan.atOnce(r) {
@@ -114,9 +116,11 @@ func (w *world) disturb(r *rand.Rand, faults []fault, plan plan) (names []string
 				continue
 			}
 			undo, what := f.begin(w, r)
+			if !slices.Contains(names[already:], what) { // the same twice at once is one
+				w.tally.add(f.counted, 1)
+			}
 			begun, names = append(begun, f), append(names, what)
 			heal[f.order] = append(heal[f.order], undo)
-			w.tally.add(f.counted, 1)
 			if f.alone {
 				break
 			}
