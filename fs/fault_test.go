@@ -207,6 +207,30 @@ func TestLeaseAtAnswer(t *testing.T) {
 			}
 			return nil
 		},
+		"refused rename": func() error {
+			if err := m.Rename(ctx, root, RootIno, "none", RootIno, "other", 0); !errors.Is(err, errors.KindNotExist) {
+				return fmt.Errorf("rename of a missing name: %w", err)
+			}
+			return nil
+		},
+		"refused unlink": func() error {
+			if err := m.Unlink(ctx, root, RootIno, "none"); !errors.Is(err, errors.KindNotExist) {
+				return fmt.Errorf("unlink of a missing name: %w", err)
+			}
+			return nil
+		},
+		"refused mkdir": func() error {
+			if _, err := m.Mkdir(ctx, root, RootIno, "f", 0o755); !errors.Is(err, errors.KindExist) {
+				return fmt.Errorf("mkdir over a file: %w", err)
+			}
+			return nil
+		},
+		"refused getxattr": func() error {
+			if _, err := m.GetXattr(ctx, root, ino, "user.none"); !errors.Is(err, errors.KindNoAttr) {
+				return fmt.Errorf("a missing xattr: %w", err)
+			}
+			return nil
+		},
 		"read":  func() error { _, err := m.Read(ctx, h, make([]byte, 1), 0); return err },
 		"write": func() error { _, err := m.Write(ctx, h, []byte("y"), 0, false); return err },
 		"mkdir": func() error { _, err := m.Mkdir(ctx, root, RootIno, "d", 0o755); return err },
@@ -220,15 +244,20 @@ func TestLeaseAtAnswer(t *testing.T) {
 			done <- name
 		}()
 	}
-	select {
-	case name := <-done:
-		t.Errorf("%s was answered without a lease", name)
-	case <-time.After(50 * time.Millisecond):
+	over, answered := time.After(50*time.Millisecond), 0
+	for waiting := true; waiting; {
+		select {
+		case name := <-done:
+			answered++
+			t.Errorf("%s was answered without a lease", name)
+		case <-over:
+			waiting = false
+		}
 	}
 	mu.Lock()
 	live = true
 	mu.Unlock()
-	for range len(calls) {
+	for ; answered < len(calls); answered++ {
 		<-done
 	}
 }

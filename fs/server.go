@@ -262,6 +262,13 @@ func (s *Server) do(ctx context.Context, f func(*session) error) error {
 			continue
 		}
 		err = f(ss)
+		if tellsState(err) {
+			// A refusal is an answer, too. The locks are given back by now; but while the session lives nobody else
+			// had them when this one looked.
+			if aerr := ss.answer(ctx, false); aerr != nil {
+				err = aerr
+			}
+		}
 		ss.leave()
 		if err == nil || !isSessionEnd(err) {
 			return err
@@ -270,6 +277,20 @@ func (s *Server) do(ctx context.Context, f func(*session) error) error {
 			return err
 		}
 	}
+}
+
+// tellsState recognizes the errors that say what a file or a directory is like: as right as the locks that they were read
+// under. None is returned by an operation that has changed something.
+func tellsState(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch errors.KindOf(err) {
+	case errors.KindNotExist, errors.KindExist, errors.KindNotDir, errors.KindIsDir, errors.KindNotEmpty, errors.KindPermission, errors.KindAccess,
+		errors.KindInvalid, errors.KindTooManyLinks, errors.KindLoop, errors.KindNoAttr, errors.KindRange, errors.KindNoDevice, errors.KindStale, errors.KindTextBusy:
+		return true
+	}
+	return false
 }
 
 // isSessionEnd recognizes the errors that mean that the session is over.
