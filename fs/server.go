@@ -134,6 +134,9 @@ func (s *Server) Attach(ctx context.Context, be Backend) error {
 	return nil
 }
 
+// Live tells whether the Server has a session that has not ended.
+func (s *Server) Live() bool { return s.cur.Load() != nil }
+
 func (s *Server) isClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -163,6 +163,9 @@ func (f *FileServer) heal() {
 		case <-f.ctx.Done():
 			return
 		case cause := <-f.lost:
+			if f.Live() { // said of a session that was lost while it was being opened: another has come since
+				continue
+			}
 			f.opt.Logger.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
 		}
 		f.current().abandon()
