@@ -61,13 +61,45 @@ type FileServer struct {
 
 	mu  sync.Mutex
 	now *backend
+
+	leaving sync.WaitGroup // sessions that are over; their number rises in heal alone
 }
 
 // backend is what one session consists of.
 type backend struct {
-	clerk *lockserver.SessionClerk
-	store *blockrpc.Client
-	log   *wal.Writer
+	holder *holder
+	clerk  *lockserver.SessionClerk
+	store  *blockrpc.Client
+	log    *wal.Writer
+}
+
+// holder is the file server as one session's clerk sees it: what that clerk still does when the session is over must not
+// reach the session after it.
+type holder struct {
+	*fs.Server
+	over atomic.Bool
+}
+
+// PrepareRevoke passes on what a live session's clerk says.
+func (h *holder) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
+	if !h.over.Load() {
+		h.Server.PrepareRevoke(id, to)
+	}
+}
+
+// Revoke passes on what a live session's clerk asks.
+func (h *holder) Revoke(id lockserver.LockID, to lockserver.Mode) (index uint64, open bool, err error) {
+	if h.over.Load() {
+		return 0, false, errors.New(errors.KindSessionEnded, "revoke of %d: its session is over", id)
+	}
+	return h.Server.Revoke(id, to)
+}
+
+// SessionEnded passes on that this session, and not a later one, has ended.
+func (h *holder) SessionEnded(cause error) {
+	if !h.over.Load() {
+		h.Server.SessionEnded(cause)
+	}
 }
 
 // OpenFileServer opens a session with the cluster and a file server on it. ctx bounds the opening.
@@ -127,7 +159,8 @@ func (f *FileServer) current() *backend {
 
 // attach opens a session and gives it to the file server.
 func (f *FileServer) attach(ctx context.Context) error {
-	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: f.Server, Clock: f.opt.Clock, Logger: f.opt.Logger})
+	h := &holder{Server: f.Server}
+	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: h, Clock: f.opt.Clock, Logger: f.opt.Logger})
 	if err != nil {
 		return err
 	}
@@ -145,12 +178,12 @@ func (f *FileServer) attach(ctx context.Context) error {
 			f.opt.Logger.Warn("the session could not be remembered; after a crash its lease must run out", "error", err)
 		}
 	}
-	be := &backend{clerk: clerk, store: store, log: log}
+	be := &backend{holder: h, clerk: clerk, store: store, log: log}
 	f.mu.Lock()
 	f.now = be
 	f.mu.Unlock()
 	if err := f.Attach(ctx, fs.Backend{Store: store, Clerk: clerk, Log: log}); err != nil {
-		be.abandon()
+		f.leave(be)
 		return err
 	}
 	return nil
@@ -168,7 +201,7 @@ func (f *FileServer) heal() {
 			}
 			f.opt.Logger.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
 		}
-		f.current().abandon()
+		f.leave(f.current())
 		for {
 			err := f.attach(f.ctx)
 			if err == nil {
@@ -186,6 +219,13 @@ func (f *FileServer) heal() {
 			}
 		}
 	}
+}
+
+// leave abandons a session that is over, in the background: its clerk may be in the midst of dropping what the kernel has, which waits for
+// requests that wait for the next session.
+func (f *FileServer) leave(b *backend) {
+	b.holder.over.Store(true)
+	f.leaving.Go(b.abandon)
 }
 
 // abandon ends what is left of a session that is over.
@@ -220,10 +260,25 @@ func (f *FileServer) Close(ctx context.Context) error {
 		err = cerr
 	}
 	now.store.Close()
+	f.awaitLeft(closing)
 	if f.file != nil {
 		f.file.close(err == nil)
 	}
 	return err
+}
+
+// awaitLeft waits for the ends of sessions that were over before, which may wait for a kernel that does not answer any more.
+func (f *FileServer) awaitLeft(ctx context.Context) {
+	left := make(chan struct{})
+	go func() {
+		f.leaving.Wait()
+		close(left)
+	}()
+	select {
+	case <-left:
+	case <-ctx.Done():
+		f.opt.Logger.Warn("a session that was over is not given up in full: the kernel does not answer")
+	}
 }
 
 // lateInvalidator passes on to an Invalidator that is known only after the file
