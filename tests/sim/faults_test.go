@@ -137,18 +137,16 @@ func (s *schedule) one() {
 		s.crashNode(false)
 	case k < 62:
 		s.crashMount()
-	case k < 67:
+	case k < 69:
 		s.pauseNode()
-	case k < 72:
+	case k < 75:
 		s.pauseMount()
-	case k < 77:
+	case k < 81:
 		s.isolate()
-	case k < 80:
+	case k < 84:
 		s.clock()
-	case k < 83:
-		s.failDisk()
 	case k < 87:
-		s.hangDisk()
+		s.failDisk()
 	case k < 91:
 		s.rot()
 	case k < 93:
@@ -370,28 +368,6 @@ func (s *schedule) failDisk() {
 	s.later(d, func() {
 		n.disk.mu.Lock()
 		n.disk.failing = 0
-		n.disk.mu.Unlock()
-		s.cured(n)
-	})
-}
-
-// hangDisk holds a node's writes back: for longer than the deadline its process must end.
-func (s *schedule) hangDisk() {
-	n := s.well()
-	if n == nil {
-		return
-	}
-	d := s.between(50*time.Millisecond, 9*time.Second)
-	s.w.fault("disk hangs", "%s for %v", n.id, d)
-	n.disk.mu.Lock()
-	n.disk.excuse = true
-	n.disk.mu.Unlock()
-	n.disk.hang.begin()
-	s.later(d, func() {
-		n.disk.hang.end()
-		time.Sleep(10 * time.Millisecond)
-		n.disk.mu.Lock()
-		n.disk.excuse = false
 		n.disk.mu.Unlock()
 		s.cured(n)
 	})
