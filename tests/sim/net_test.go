@@ -230,7 +230,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	for {
 		c.n.mu.Lock()
 		s, now := c.in, time.Now()
-		var wait time.Duration = time.Hour
+		wait := time.Hour
 		switch {
 		case c.closed:
 			c.n.mu.Unlock()

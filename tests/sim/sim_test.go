@@ -81,7 +81,6 @@ func work(t *testing.T) {
 // totals of a run.
 type totals struct {
 	mu       sync.Mutex
-	next     int // seeds given out
 	outcomes []outcome
 	broken   int
 	stopped  int // seeds whose clock stood still
