@@ -49,7 +49,7 @@ func durations() []time.Duration {
 
 // TestNemesis: cuts, kills and pauses of anybody.
 func TestNemesis(t *testing.T) {
-	seed, rounds := seedAndRounds(t, 7)
+	seed, rounds := seedAndRounds(t, 2)
 	w := start(t, seed, true)
 	w.goOn(seed, rounds, 0.5, slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), plan{most: 2, repeat: 1, durations: durations()})
 	w.finish()
@@ -57,7 +57,7 @@ func TestNemesis(t *testing.T) {
 
 // TestPauses: mounts and leaders stand still and go on.
 func TestPauses(t *testing.T) {
-	seed, rounds := seedAndRounds(t, 20)
+	seed, rounds := seedAndRounds(t, 4)
 	w := start(t, seed, false)
 	repeat := 1
 	if soak() > 0 {
