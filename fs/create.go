@@ -131,9 +131,6 @@ func (s *Server) make(ctx context.Context, k making) (m made, err error) {
 		defer t.done()
 		in, err := ss.makeIn(ctx, t, p.of(k.dir), p.of(ino), k)
 		if err != nil {
-			if aerr := ss.answer(ctx, false); aerr != nil {
-				return aerr
-			}
 			return err
 		}
 		if err := t.commit(ctx); err != nil {

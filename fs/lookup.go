@@ -80,9 +80,6 @@ func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name strin
 		if errors.Is(err, errors.KindNotExist) {
 			e.NameCacheable = ss.nameCacheable(&p, n) // that there is none
 		}
-		if aerr := ss.answer(ctx, false); aerr != nil {
-			err = aerr
-		}
 		return e, false, err
 	}
 	if child == dir {
