@@ -52,8 +52,8 @@ type ahead struct {
 // meets tells whether slots [lo, hi) may be behind.
 func (a *ahead) meets(lo, hi int) bool { return lo < a.hi && a.lo < hi }
 
-// writeBehind takes a copy of whole blocks, from slot on, to be written later. c is locked alone. A write that fails makes the device dead, and who waits
-// for it finds that.
+// writeBehind takes a copy of whole blocks, from slot on, to be written later. c is locked alone. A write that fails makes
+// the device dead, and who waits for it finds that.
 func (d *Device) writeBehind(c *chunk, slot int, bufs [][]byte) error {
 	end := slot + len(bufs)
 	if c.ahead.hi == 0 {
@@ -128,6 +128,9 @@ func (d *Device) writeRun(r *behindRun) {
 
 // await waits until nothing is behind in c, which is locked, shared or alone, and tells whether the device is alive.
 func (d *Device) await(c *chunk) error {
+	if c.ahead.hi == 0 { // as most are: no need for the mutex that all reads share
+		return d.alive()
+	}
 	d.behind.mu.Lock()
 	if d.behind.run != nil && d.behind.run.c == c {
 		d.send()
