@@ -151,3 +151,31 @@ func TestWriteDropsFreshPages(t *testing.T) {
 		t.Errorf("where nobody else uses the file, a write through the page cache dropped the page that it changed")
 	}
 }
+
+// TestAdmittedWhenFirstPinned: an operation that was not let in under a revoke, because the mode that it needs was not known to be held,
+// is told when that becomes known: the kernel's drop may wait for it. (A note that tells nobody leaves it waiting for the lock, and the lock
+// for the drop: TestRevokeWithKernel hangs once in twenty runs.)
+func TestAdmittedWhenFirstPinned(t *testing.T) {
+	var rv revocation
+	rv.beginServing()
+	told := make(chan struct{})
+	w := &waiter{use: use{mode: lockserver.Exclusive, io: span{0, blockSize}, kind: ioFill}, cancel: func() { close(told) }}
+	if rv.admitOrWait(w) {
+		t.Fatal("let in, although no pin was ever taken")
+	}
+	if held := rv.heldLocked(wholeFile); len(held) != 1 {
+		t.Fatalf("the pages that it holds are not spared: %v", held)
+	}
+	rv.note(lockserver.Exclusive)
+	if held := rv.heldLocked(wholeFile); len(held) != 0 {
+		t.Fatalf("pages are spared for an operation that is served: %v", held)
+	}
+	select {
+	case <-told:
+	default:
+		t.Fatal("it was not told that it is let in")
+	}
+	if !rv.stopWaiting(w) || !rv.admitOrWait(w) {
+		t.Error("told, it is not let in")
+	}
+}

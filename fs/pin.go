@@ -239,13 +239,21 @@ func (ss *session) pinOne(ctx context.Context, n *node, u use) (admitted bool, e
 	}
 }
 
+// note raises the mode that is known to be held. The first pin of a grant may come here only after a revoke of it has begun to serve,
+// and others, which were not let in while less was known to be held, wait by then: they are told.
 func (rv *revocation) note(mode lockserver.Mode) {
 	for {
 		old := rv.held.Load()
-		if uint32(mode) <= old || rv.held.CompareAndSwap(old, uint32(mode)) {
+		if uint32(mode) <= old {
 			return
 		}
+		if rv.held.CompareAndSwap(old, uint32(mode)) {
+			break
+		}
 	}
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	rv.tellLocked()
 }
 
 // admits reports whether an operation of this mode is served under the revoke under way.
