@@ -52,6 +52,9 @@ type Options struct {
 	// StuckAfter is the age at which a request that is not a lock wait is taken for stuck and the
 	// connection is aborted, so that callers get an error; 0 means never.
 	StuckAfter time.Duration
+	// Guard is the command line of a program that calls Guard, which turns the mount into errors when this
+	// process is killed; nil: the kernel does that, when it can (see guard.go).
+	Guard []string
 	// Trace logs every request.
 	Trace bool
 	// clock tells CLOCK_BOOTTIME; nil is the kernel's.
@@ -75,6 +78,9 @@ type Mount struct {
 	notify *notifier
 	done   chan struct{}
 	stop   context.CancelFunc
+
+	control *os.File // aborts the connection; nil: cannot be opened
+	guard   *guard   // nil: none
 }
 
 // New mounts fsys at dir and returns once the kernel has been answered; serving goes on in
@@ -122,16 +128,40 @@ func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 		_ = unmount(abs, true)
 		return nil, errors.New(errors.KindIO, "starting FUSE at %s: %w", abs, err)
 	}
+	m.protect(opt)
 	go m.serve()
 	go m.conn.watch(ctx, func() { m.abort() })
 	return m, nil
+}
+
+// protect opens the connection's control file and starts the guard. A mount without them works.
+func (m *Mount) protect(opt Options) {
+	_, _, id := mountedAt(m.dir)
+	var err error
+	if m.control, err = openControl(id); err == nil && len(opt.Guard) > 0 {
+		m.guard, err = startGuard(opt.Guard, m.control)
+	}
+	if err != nil {
+		opt.Logger.Warn("fuse: this mount has no guard: if its process is killed, those who wait for it may need umount -f", "mount", m.dir, "error", err)
+	}
 }
 
 func (m *Mount) serve() {
 	m.server.Serve()
 	m.stop()
 	m.notify.close()
+	m.Discharge()
+	if m.control != nil {
+		_ = m.control.Close()
+	}
 	close(m.done)
+}
+
+// Discharge ends the guard: this process ends in order, or the mount has.
+func (m *Mount) Discharge() {
+	if m.guard != nil {
+		m.guard.close()
+	}
 }
 
 // Dir is the mount point, absolute.
@@ -147,11 +177,13 @@ func (m *Mount) Invalidator() fs.Invalidator { return m.conn }
 // flush: see fs.FileSystem.SyncAll. With lazy it is detached at once and ends when its last user does.
 func (m *Mount) Unmount(lazy bool) error { return unmount(m.dir, lazy) }
 
-// abort breaks the connection: every waiting caller gets an error. It goes through the control file system, which
-// need not be mounted, or else through a forced unmount, which aborts even where the mount stays because it is in use. Neither looks into the mount.
+// abort breaks the connection: every waiting caller gets an error. It goes through the connection's control file,
+// or else through a forced unmount, which aborts even where the mount stays because it is in use. Neither looks into the mount.
 func (m *Mount) abort() {
-	_, _, id := mountedAt(m.dir)
-	err := abortConnection(id)
+	err := error(syscall.ENOENT)
+	if m.control != nil {
+		err = abortBy(m.control)
+	}
 	if err != nil && os.Geteuid() == 0 {
 		if err = unix.Unmount(m.dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW); err == unix.EBUSY {
 			err = nil

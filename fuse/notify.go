@@ -1,9 +1,7 @@
 package fuse
 
 import (
-	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -73,9 +71,4 @@ func (n *notifier) expireEntry(dir uint64, name string) {
 	body := bytesOf(&gofuse.NotifyInvalEntryOut{Parent: dir, NameLen: uint32(len(name)), Flags: gofuse.EXPIRE_ONLY})
 	body = append(body, name...)
 	_ = n.write(-gofuse.NOTIFY_INVAL_ENTRY, append(body, 0))
-}
-
-// abortConnection makes every request waiting on FUSE connection id fail.
-func abortConnection(id int) error {
-	return os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", id), []byte("1"), 0)
 }

@@ -37,6 +37,10 @@ const (
 type usageError struct{ error }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == guardCommand {
+		runGuard()
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()

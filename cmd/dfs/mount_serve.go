@@ -57,7 +57,7 @@ func (p *mountPlan) mount(ctx context.Context, log *slog.Logger) (*fuse.Mount, m
 		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w; do a majority of the nodes run, and are the addresses right? (dfs status %s)", p.source, err, p.source)
 	}
 	m, err := fuse.New(p.dir, server, fuse.Options{Source: p.source, MountFlags: p.flags, OnlyMe: p.onlyMe, Uncached: p.via != "",
-		StuckAfter: stuck, Trace: p.trace, Logger: log})
+		StuckAfter: stuck, Guard: guardOf(p.dir), Trace: p.trace, Logger: log})
 	if err != nil {
 		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -98,6 +98,7 @@ func (p *mountPlan) openRemote(ctx context.Context, wait time.Duration) (mounted
 
 // serveMount waits until somebody unmounts, or unmounts when ctx ends, and then flushes.
 func serveMount(ctx context.Context, m *fuse.Mount, server mounted) error {
+	defer m.Discharge()
 	select {
 	case <-m.Done():
 	case <-ctx.Done():
