@@ -31,6 +31,7 @@ type Disk struct {
 	reads, questions, records int
 	versions                  map[wal.Addr][]version // with Lag
 	cutAfter                  int                    // apply this many records more, then none; -1: no cut
+	kept                      []*Disk                // with Keep
 }
 
 // NewDisk makes an empty device that admits capacity blocks.
@@ -176,6 +177,9 @@ func (d *Disk) applyLocked(s *Store, rec *wal.Record) (uint64, error) {
 			d.defect = fmt.Errorf("record %d of writer %d allocates %d blocks more than it has reserved", d.records, s.session.Writer, -s.reserved)
 		}
 	}
+	if d.kept != nil {
+		d.kept = append(d.kept, d.cloneLocked())
+	}
 	return d.index, nil
 }
 
@@ -203,6 +207,7 @@ type Store struct {
 	wake  chan struct{}
 	dead  bool
 	hold  bool
+	over  bool
 	last  uint64
 
 	reserved int64 // guarded by d.mu
@@ -215,7 +220,7 @@ type submitted struct {
 
 var _ blockstore.Store = (*Store)(nil)
 
-// Open opens a writer. It runs one goroutine until Fence or Close.
+// Open opens a writer. It runs one goroutine until Close.
 func (d *Disk) Open() *Store {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -269,12 +274,25 @@ func (s *Store) Submit(record []byte, done func(uint64, error)) {
 	s.kick()
 }
 
+// Close ends the goroutine: records submitted from now on are not answered.
+func (s *Store) Close() {
+	s.Fence()
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	s.kick()
+}
+
 func (s *Store) run() {
 	for range s.wake {
 		for {
 			s.mu.Lock()
 			if len(s.queue) == 0 {
+				over := s.over
 				s.mu.Unlock()
+				if over {
+					return
+				}
 				break
 			}
 			if s.hold && !s.dead {

@@ -1,0 +1,181 @@
+package enumerate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"dfs/fs/fsck"
+)
+
+var fsckDevice = fsck.FromDevice
+
+// shortWrites is how many sequences of each length the short run takes.
+const shortWrites = 8
+
+// TestWrites loses the power of a node at each write, sync, rename and commit that reaches its disk.
+func TestWrites(t *testing.T) {
+	rng, seed := draw(t)
+	t.Logf("DFS_SEED=%d", seed)
+	list, end := chosen(t, rng, true, shortWrites)
+	if end.IsZero() && len(list) > shortWrites {
+		list = append(sample(rng, list[:len(list)-shortWrites], shortWrites), list[len(list)-shortWrites:]...)
+	}
+	from := min(int(number(t, "DFS_FROM", 0)), len(list))
+	var bases [2]*disk // without a checkpoint, and with one
+	for i := range bases {
+		inBubble(t, func() (err error) {
+			bases[i], err = baseDisk(i > 0)
+			return err
+		})
+	}
+	if t.Failed() {
+		return
+	}
+	var n counts
+	began := time.Now()
+	done := each(t, list[from:], end, func(nth int, s sequence) (err error) {
+		r := rand.New(rand.NewPCG(uint64(seed), uint64(from+nth)+2))
+		inBubble(t, func() error { err = writes(t, bases[r.IntN(2)], s, r, &n); return nil })
+		return err
+	})
+	if from+done < len(list) {
+		t.Logf("DFS_SEED=%d DFS_FROM=%d goes on", seed, from+done)
+	}
+	t.Logf("%d of %d sequences, %d writes, %d crashes, and %d more that left the same disk as another; %v", done, len(list), n.writes.Load(), n.points.Load(), n.same.Load(),
+		time.Since(began).Round(time.Second))
+}
+
+// baseDisk is the disk of a node with the tree that sequences begin with.
+func baseDisk(checkpoint bool) (*disk, error) {
+	m, err := start(newDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer m.stop()
+	if err := m.mount(new(clock)); err != nil {
+		return nil, err
+	}
+	if err := m.setUp(); err != nil {
+		return nil, err
+	}
+	time.Sleep(10 * time.Second) // a spare segment is filled
+	if checkpoint {
+		if err := m.node.Checkpoint(background()); err != nil {
+			return nil, err
+		}
+	}
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	if m.disk.files, err = readFiles(m.dir); err != nil {
+		return nil, err
+	}
+	return m.disk.clone(), nil
+}
+
+// writes runs one sequence and all its crashes.
+func writes(t *testing.T, base *disk, s sequence, rng *rand.Rand, n *counts) error {
+	clock := laterClock()
+	o, before, events, err := recorded(base, s, rng.IntN(3), clock)
+	if err != nil {
+		return err
+	}
+	n.writes.Add(int64(len(events)))
+	seen := map[uint64]bool{}
+	at := before.clone() // with all events below i
+	for i := range len(events) + 1 {
+		var e *event
+		what := "crash at the end"
+		if i < len(events) {
+			e = &events[i]
+			what = fmt.Sprintf("crash in write %d of %d (%v)", i+1, len(events), e)
+		}
+		for l := range lossSome + 1 {
+			d := at.clone()
+			d.crash(e, l, rng)
+			if sum := d.sum(); seen[sum] {
+				n.same.Add(1)
+				continue
+			} else {
+				seen[sum] = true
+			}
+			n.points.Add(1)
+			if err := afterLoss(d, o, i, clock); err != nil {
+				return fmt.Errorf("%s, %v: %w", what, l, err)
+			}
+		}
+		if e != nil {
+			at.do(e, false)
+		}
+	}
+	return nil
+}
+
+// recorded runs a sequence, with a checkpoint before its last operation (1) or its end (2), and returns the disk from before, and what was done to it.
+func recorded(base *disk, s sequence, checkpoint int, clock *clock) (*oracle, *disk, []event, error) {
+	m, err := start(base.clone())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer m.stop()
+	if err := m.mount(clock); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := m.settle(); err != nil {
+		return nil, nil, nil, err
+	}
+	d := m.disk
+	d.mu.Lock()
+	if d.files, err = readFiles(m.dir); err != nil {
+		d.mu.Unlock()
+		return nil, nil, nil, err
+	}
+	before := d.clone()
+	d.record = true
+	d.mu.Unlock()
+	counted := func() int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.events)
+	}
+	m.client.before = func(nth int) error {
+		if checkpoint == 1 && nth == len(s)-1 || checkpoint == 2 && nth == len(s) {
+			return m.node.Checkpoint(background())
+		}
+		return nil
+	}
+	o, err := s.run(m.client, counted)
+	m.closeAll()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.record = false
+	return o, before, d.events, err
+}
+
+// afterLoss starts the node from what a loss of power left, and mounts.
+func afterLoss(d *disk, o *oracle, writes int, clock *clock) error {
+	m, err := start(d)
+	if err != nil {
+		return wrap(err, "start")
+	}
+	defer m.stop()
+	if err := m.check(true); err != nil {
+		return wrap(err, "before anybody mounts it")
+	}
+	if err := m.mount(clock); err != nil {
+		return wrap(err, "mount")
+	}
+	if err := m.judge(o, writes); err != nil {
+		return err
+	}
+	if err := m.settle(); err != nil {
+		return err
+	}
+	select {
+	case err := <-m.fatal:
+		return wrap(err, "the node ended itself")
+	default:
+	}
+	return wrap(m.check(false), "at the end")
+}
