@@ -20,6 +20,7 @@ type tapDevice struct {
 	blockstore.Device
 	mu      sync.Mutex
 	bad     map[wal.Addr]bool // value: suspect
+	turned  map[wal.Addr]bool // and its content is another
 	fail    error             // of Apply
 	putFail atomic.Int64      // PutChunks left before the next fails; 0: never
 	puts    atomic.Int64
@@ -91,6 +92,9 @@ func (d *tapDevice) Read(s wal.Span, dst, present []byte) ([]blockstore.BadBlock
 			if !suspect {
 				clear(dst[i*wal.BlockSize : (i+1)*wal.BlockSize])
 			}
+			if d.turned[a] {
+				dst[i*wal.BlockSize] ^= 1
+			}
 			bad = append(bad, blockstore.BadBlock{Addr: a, Suspect: suspect})
 		}
 	}
@@ -103,7 +107,14 @@ func (d *tapDevice) Repair(b blockstore.BadBlock, data []byte, present bool) (bo
 	if _, ok := d.bad[b.Addr]; !ok {
 		return false, nil
 	}
+	var was, there [wal.BlockSize]byte
+	if copy(there[:], data); d.turned != nil {
+		if _, err := d.Device.Read(wal.Span{VDisk: b.VDisk, Block: b.Block, Count: 1}, was[:], make([]byte, 1)); err != nil || was != there {
+			return false, errors.New(errors.KindIO, "test: wrong content put in the place of a block: %v", err)
+		}
+	}
 	delete(d.bad, b.Addr)
+	delete(d.turned, b.Addr)
 	return true, nil
 }
 
@@ -124,6 +135,13 @@ func (d *tapDevice) spoil(a wal.Addr, suspect bool) {
 		d.bad = map[wal.Addr]bool{}
 	}
 	d.bad[a] = suspect
+}
+
+// turn lets a bad block have other content than the other replicas'.
+func (d *tapDevice) turn(a wal.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.turned = map[wal.Addr]bool{a: true}
 }
 
 func (c *cluster) tapped() map[string]*tapDevice {
@@ -409,7 +427,8 @@ func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
 	}
 }
 
-func TestSuspectOnAllReplicasIsAcceptedIfTheyAgree(t *testing.T) {
+// TestSuspectOnAllReplicas: what a loss of power tore on every replica is what redo made of it on a majority of them.
+func TestSuspectOnAllReplicas(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
 	taps := c.tapped()
@@ -422,18 +441,31 @@ func TestSuspectOnAllReplicasIsAcceptedIfTheyAgree(t *testing.T) {
 		_, _, err := f.ReadLocal(c.ctx(5*time.Second), []wal.Span{{VDisk: 7, Block: block, Count: 1}}, 0)
 		return err
 	}
+	// Two that differ and one that is damaged otherwise: nobody can tell.
 	at := wal.Addr{VDisk: 7, Block: 4}
-	for id, tap := range taps { // one replica's copy is damaged otherwise: nobody can tell
+	for id, tap := range taps {
 		tap.spoil(at, id != c.leader().id)
 	}
+	taps[f.id].turn(at)
 	if err := read(4); !errors.Is(err, errors.KindCorrupt) {
-		t.Fatalf("accepted without agreement of all: %v", err)
+		t.Fatalf("accepted what one of three has: %v", err)
 	}
+	// The third is as the second, so the first rotted.
 	taps[c.leader().id].spoil(at, true)
 	if err := read(4); err != nil {
-		t.Fatalf("suspect on all with one content: %v", err)
+		t.Fatalf("torn on all, the same on two, rotten besides on the one that is asked: %v", err)
 	}
 	f.check(t, w.last, 7, 4, 1, 'A')
+	// One that is damaged otherwise is no obstacle, be it the one that is asked or another.
+	for block, whose := range map[uint64]string{2: f.id, 3: c.leader().id} {
+		for id, tap := range taps {
+			tap.spoil(wal.Addr{VDisk: 7, Block: block}, id != whose)
+		}
+		if err := read(block); err != nil {
+			t.Errorf("torn on two, damaged otherwise on %s, block %d: %v", whose, block, err)
+		}
+		f.check(t, w.last, 7, block, 1, 'A')
+	}
 	// A replica that is being copied to has nothing to say, and may wait for this very block; but one of three is no majority.
 	l, third := c.leader(), (*testNode)(nil)
 	for _, n := range c.running() {

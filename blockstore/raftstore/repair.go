@@ -1,8 +1,8 @@
 package raftstore
 
 import (
-	"bytes"
 	"context"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,26 +65,27 @@ func (n *Node) repair(ctx context.Context, b blockstore.BadBlock) error {
 }
 
 // repairFromPeers takes the block from the first replica that has a good copy and has
-// applied at least what this one has.
+// applied at least what this one has, else what most replicas made of a torn one.
 func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error {
 	n.repairs.found.Add(1)
 	min := n.Applied()
 	n.log.Warn("found a damaged block", "vdisk", b.VDisk, "block", b.Block, "suspect", b.Suspect, "lastIndex", b.LastIndex)
 	var last error
-	for _, addr := range n.peerAddresses() {
-		rctx, cancel := context.WithTimeout(ctx, repairTimeout)
-		p, err := n.opts.Peers.FetchBlock(rctx, addr, b.Addr, min)
-		cancel()
+	actx, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	for a := range n.askPeers(actx, func(ctx context.Context, addr string) (PeerBlock, error) {
+		return n.opts.Peers.FetchBlock(ctx, addr, b.Addr, min)
+	}) {
+		p, err := a.block, a.err
 		if err == nil && p.Present && len(p.Data) != wal.BlockSize || err == nil && p.Applied < min {
-			err = errors.New(errors.KindCorrupt, "replica %s sent a block of %d bytes as of %d", addr, len(p.Data), p.Applied)
+			err = errors.New(errors.KindCorrupt, "replica %s sent a block of %d bytes as of %d", a.addr, len(p.Data), p.Applied)
 		}
-		if err != nil {
-			last = err
-			continue
+		if err == nil {
+			return n.putRepair(b, p, a.addr)
 		}
-		return n.putRepair(b, p, addr)
+		last = err
 	}
-	if b.Suspect && n.agreeOnSuspect(ctx, b, min) {
+	if n.agreeOnSuspect(ctx, b, min) {
 		return nil
 	}
 	n.repairs.failed.Add(1)
@@ -92,6 +93,35 @@ func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error
 		last = errors.New(errors.KindUnavailable, "there is no other replica")
 	}
 	return errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, and no replica gave a good copy: %w", b.Block, b.VDisk, n.opts.ID, last)
+}
+
+// peerAnswer is what one replica said.
+type peerAnswer struct {
+	addr  string
+	block PeerBlock
+	err   error
+}
+
+// askPeers asks all other replicas at once, so that one that hangs holds nobody up, and yields the answers as they come. What is
+// under way when the loop ends is called off.
+func (n *Node) askPeers(ctx context.Context, ask func(context.Context, string) (PeerBlock, error)) iter.Seq[peerAnswer] {
+	return func(yield func(peerAnswer) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		peers := n.peerAddresses()
+		answers := make(chan peerAnswer, len(peers))
+		for _, addr := range peers {
+			go func() {
+				block, err := ask(ctx, addr)
+				answers <- peerAnswer{addr, block, err}
+			}()
+		}
+		for range peers {
+			if !yield(<-answers) {
+				return
+			}
+		}
+	}
 }
 
 func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error {
@@ -111,42 +141,45 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 	return nil
 }
 
-// agreeOnSuspect accepts the content that redo made of a torn block, if every member is asked and has the very same: what
-// stood in the log was written again, and what did not was not written by the crash either. A member that is being
-// copied to has no content (and waits, maybe, for this very block); the others must be a majority then.
+// agreeOnSuspect puts in the place of a bad block what redo made of it on a majority of the members, if it is the very same
+// on all of these. It is right then: what was written since the last checkpoint stood in the log and was written again, and what
+// was not, no crash has touched. Only a disk that rots besides makes redo's content another than that, and none makes
+// it the same on two. So a block that a loss of power tore on every replica needs a majority, as everything else does.
 func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
 	var present [1]byte
 	mine := make([]byte, wal.BlockSize)
 	bad, err := n.applier.dev.Read(wal.Span{VDisk: b.VDisk, Block: b.Block, Count: 1}, mine, present[:])
-	if err != nil || len(bad) != 1 || !bad[0].Suspect || bad[0].LastIndex != b.LastIndex {
+	if err != nil || len(bad) != 1 || bad[0].LastIndex != b.LastIndex {
 		return false
 	}
-	peers := n.peerAddresses()
+	members := 1 + len(n.peerAddresses())
+	votes := map[string]int{}
+	vote := func(data []byte) bool {
+		votes[string(data)]++
+		return 2*votes[string(data)] > members && n.putRepair(b, PeerBlock{Data: data, Present: true}, "agreement of a majority") == nil
+	}
+	if bad[0].Suspect && vote(mine) {
+		return true
+	}
 	from, ok := n.opts.Peers.(SuspectFetcher)
-	if !ok && len(peers) > 0 {
+	if !ok {
 		return false
 	}
-	agreed := 1
-	for _, addr := range peers {
-		rctx, cancel := context.WithTimeout(ctx, repairTimeout)
-		p, err := from.FetchSuspect(rctx, addr, b.Addr, min)
-		cancel()
-		if err == nil && p.Copying {
+	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	for a := range n.askPeers(ctx, func(ctx context.Context, addr string) (PeerBlock, error) {
+		return from.FetchSuspect(ctx, addr, b.Addr, min)
+	}) {
+		p := a.block
+		if a.err != nil || p.Copying || !p.Present || p.Applied < min || len(p.Data) != wal.BlockSize {
 			continue
 		}
-		if err != nil || !p.Present || p.Applied < min || !bytes.Equal(p.Data, mine) {
-			return false
+		if vote(p.Data) {
+			n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block)
+			return true
 		}
-		agreed++
 	}
-	if 2*agreed <= len(peers)+1 {
-		return false
-	}
-	if n.putRepair(b, PeerBlock{Data: mine, Present: true}, "agreement of all replicas") != nil {
-		return false
-	}
-	n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block, "replicas", agreed)
-	return true
+	return false
 }
 
 // ScrubProgress tells how a scrub goes.

@@ -49,7 +49,7 @@ func (n *Node) ServeChunk(ctx context.Context, id blockstore.ChunkID, minApplied
 }
 
 // ServeBlock answers PeerFetcher.FetchBlock. A block that is damaged here, too, is KindCorrupt: replicas do not
-// send each other in circles.
+// send each other in circles. One that was torn here may be agreed on meanwhile.
 func (n *Node) ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (PeerBlock, error) {
 	return n.serveBlock(ctx, a, minApplied, false)
 }
@@ -79,12 +79,17 @@ func (n *Node) serveBlock(ctx context.Context, a wal.Addr, minApplied uint64, su
 	b := PeerBlock{Applied: n.Applied()}
 	var present [1]byte
 	data := make([]byte, wal.BlockSize)
-	bad, err := n.applier.dev.Read(wal.Span{VDisk: a.VDisk, Block: a.Block, Count: 1}, data, present[:])
-	if err != nil {
-		return PeerBlock{}, err
-	}
-	if len(bad) > 0 && !(suspect && bad[0].Suspect) {
-		return PeerBlock{}, errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, too", a.Block, a.VDisk, n.opts.ID)
+	for agreed := false; ; agreed = true {
+		bad, err := n.applier.dev.Read(wal.Span{VDisk: a.VDisk, Block: a.Block, Count: 1}, data, present[:])
+		if err != nil {
+			return PeerBlock{}, err
+		}
+		if len(bad) == 0 || suspect && bad[0].Suspect {
+			break
+		}
+		if agreed || !bad[0].Suspect || !n.agreeOnSuspect(ctx, bad[0], b.Applied) {
+			return PeerBlock{}, errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, too", a.Block, a.VDisk, n.opts.ID)
+		}
 	}
 	if b.Present = present[0]&1 != 0; b.Present {
 		b.Data = data
