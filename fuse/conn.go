@@ -31,6 +31,8 @@ type conn struct {
 	opt    Options
 	log    *slog.Logger
 
+	lookups *lookups
+
 	mu       sync.Mutex
 	inflight map[*inflight]struct{}
 
@@ -62,7 +64,7 @@ type inflight struct {
 }
 
 func newConn(fsys fs.FileSystem, n *notifier, opt Options) *conn {
-	c := &conn{fs: fsys, notify: n, names: newLedger(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
+	c := &conn{fs: fsys, notify: n, names: newLedger(), lookups: newLookups(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
 	c.io, _ = fsys.(fs.KernelIO)
 	return c
 }
@@ -134,6 +136,7 @@ func (c *conn) fillAttrOut(r *inflight, e *fs.Entry, out *gofuse.AttrOut) {
 // fillEntry makes the answer that names a child.
 func (c *conn) fillEntry(r *inflight, dir uint64, name string, e *fs.Entry, out *gofuse.EntryOut) {
 	out.NodeId, out.Generation = uint64(e.Attr.Ino), 1
+	c.lookups.named(out.NodeId)
 	fillAttr(&e.Attr, &out.Attr)
 	ttl := c.ttl()
 	if e.AttrCacheable {

@@ -13,15 +13,18 @@ import (
 //   - Pages: the kernel's invalidation waits for the READs in flight on them.
 //   - Attributes of an inode that the kernel knows: each reply carries the kernel's version of the time of its request, and one older than the
 //     last invalidation is ignored; but for SETATTR and LINK, which are answered with timeout 0.
-//   - Attributes of an inode that it does not know yet: the invalidation says so, and is tried again until the last answer is old (DropAttr).
+//   - Attributes of an inode that it does not know yet: the invalidation says so, and is tried again while an answer is on its way (DropAttr).
 //   - Names: the kernel's expiry waits for every LOOKUP, CREATE, READDIR in flight in the directory; but not for a LOOKUP that revalidates a
 //     name. So the last LOOKUP must be answered settle ago, and the names are expired twice more afterwards (DropNames).
 
 const (
 	// settle is how long an answer may be on its way to the task that waits for it.
 	settle = 5 * time.Millisecond
-	// settleUnknown is the same for the first answer about an inode.
-	settleUnknown = 50 * time.Millisecond
+	// settleUnknown bounds the same for the first answer about an inode, in looks a millisecond apart. It is seldom so long: an answer
+	// that does not arrive was lost with its caller.
+	settleUnknown = 1000
+	// lostAfter is the age of an answer that has arrived, or never will.
+	lostAfter = 5 * time.Second
 	// stallAfter is the time beyond which a revoke of a directory counts as stalled.
 	stallAfter = 50 * time.Millisecond
 )
@@ -38,9 +41,9 @@ func (c *conn) DropData(ino fs.Ino, off, length uint64) {
 // DropAttr implements fs.Invalidator.
 func (c *conn) DropAttr(ino fs.Ino) {
 	c.names.drop(uint64(ino))
-	for !c.notify.invalInode(uint64(ino), -1, 0) {
+	for looks := 0; !c.notify.invalInode(uint64(ino), -1, 0); looks++ {
 		// Unknown: forgotten, or named by an answer on its way.
-		if time.Since(c.names.handedAt(uint64(ino))) > settleUnknown {
+		if !c.lookups.any(uint64(ino)) || looks == settleUnknown || looks == 0 && time.Since(c.names.handedAt(uint64(ino))) > lostAfter {
 			return
 		}
 		time.Sleep(time.Millisecond)

@@ -16,7 +16,10 @@ func (c *conn) Init(*gofuse.Server) {}
 func (c *conn) OnUnmount()          {}
 
 // Forget comes once for an inode, when the kernel lets go of it: the counts add up to all there were.
-func (c *conn) Forget(nodeid, nlookup uint64) { c.fs.Forgotten(fs.Ino(nodeid)) }
+func (c *conn) Forget(nodeid, nlookup uint64) {
+	c.lookups.forgotten(nodeid, nlookup)
+	c.fs.Forgotten(fs.Ino(nodeid))
+}
 
 func (c *conn) creating(r *inflight, mask uint32) *fs.Caller {
 	r.caller.Umask = mask

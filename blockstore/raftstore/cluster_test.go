@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dfs/blockstore"
@@ -169,6 +170,15 @@ func newCluster(t testing.TB, ids ...string) *cluster {
 	}
 	t.Cleanup(c.closeAll)
 	return c
+}
+
+// inVirtualTime runs a part of a test beside others, by a clock of its own that stands still while anything runs: how busy
+// the machine is makes no difference.
+func inVirtualTime(t *testing.T, name string, f func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, f)
+	})
 }
 
 func (c *cluster) logger() *slog.Logger {

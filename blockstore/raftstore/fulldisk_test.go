@@ -16,8 +16,7 @@ import (
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for _, spare := range []int{0, 1, 3, 6, 12, 25, 40} {
-		t.Run(fmt.Sprint(spare), func(t *testing.T) {
-			t.Parallel()
+		inVirtualTime(t, fmt.Sprint(spare), func(t *testing.T) {
 			c := newCluster(t, "a", "b", "c")
 			p := newPower(uint64(spare))
 			c.disks = map[string]*simDisk{"a": newSimDisk(p), "b": newSimDisk(p), "c": newSimDisk(p)}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dfs/blockstore"
@@ -109,7 +110,9 @@ func must(t testing.TB, err error) {
 }
 
 // TestCallsRefused: what a node that runs answers to what cannot be.
-func TestCallsRefused(t *testing.T) {
+func TestCallsRefused(t *testing.T) { synctest.Test(t, testCallsRefused) }
+
+func testCallsRefused(t *testing.T) {
 	c := newCluster(t, "a")
 	n := c.start("a")
 	c.leader()
@@ -127,7 +130,6 @@ func TestCallsRefused(t *testing.T) {
 	far := wal.Span{Block: 1<<64 - 1, Count: 2}
 	_, held, err := n.HoldApply(ctx)
 	must(t, err)
-	defer held()
 	checkRefusals(t, []refusal{
 		{"a read beyond the end", third(n.ReadLocal(ctx, []wal.Span{far}, 0)), errors.KindInvalid, "cannot read"},
 		{"a read of nothing", third(n.ReadLocal(ctx, nil, 0)), errors.KindInvalid, "1 to"},
@@ -149,10 +151,14 @@ func TestCallsRefused(t *testing.T) {
 		{"adding one that is not there", n.AddNonvoter(ctx, "b", "b:1"), errors.KindUnavailable, "cannot add node b"},
 		{"adding a node by another's name", n.AddNonvoter(ctx, "b", "a:1"), errors.KindInvalid, "calls itself a"},
 	})
+	held()
+	must(t, n.ProveLeadership(ctx)) // what was not waited for is done
 }
 
 // TestOtherClusterIsNotAdded: a node that lives in another cluster, and one that the list gives the wrong name.
-func TestOtherClusterIsNotAdded(t *testing.T) {
+func TestOtherClusterIsNotAdded(t *testing.T) { synctest.Test(t, testOtherClusterIsNotAdded) }
+
+func testOtherClusterIsNotAdded(t *testing.T) {
 	c := newCluster(t, "a")
 	a := c.start("a")
 	c.leader()
