@@ -30,6 +30,8 @@ const (
 	page   = 4096
 )
 
+var errDisk = errors.New("sim: term and vote, the map or a manifest could not be written")
+
 var errPower = errors.New("sim: the power failed")
 
 // disk is a machine's disk.
@@ -40,8 +42,10 @@ type disk struct {
 	offIn   int    // the power fails within that operation from now; 0: not
 	onOff   func() // called once when it does, with mu held
 	failing int    // so many operations fail with EIO from now on
+	doomed  bool   // one has that no process can do without
 	ending  bool   // one has: the process must end, and says nothing more
 	onEnd   func() // called once when it does, with mu held
+	onFatal func() // called when it cannot note what it must, with mu held
 	excuse  bool   // the process may end itself: its disk failed or hung
 
 	names   map[string]*inode // of the log's directory, as seen
@@ -100,6 +104,10 @@ func (d *disk) Commit(change func() error) error {
 	d.mu.Lock()
 	within, err := d.step()
 	made := err == nil || within && d.rng.IntN(2) == 0
+	if err == syscall.EIO && d.onFatal != nil {
+		d.doomed = true
+		d.onFatal()
+	}
 	d.mu.Unlock()
 	if made {
 		if cerr := change(); cerr != nil {
@@ -120,8 +128,8 @@ func (d *disk) Off() bool {
 func (d *disk) goesOn() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	was := d.ending && !d.off
-	d.ending = false
+	was := d.ending && !d.off && !d.doomed
+	d.ending = d.doomed
 	return was
 }
 
@@ -155,7 +163,8 @@ func (d *disk) restart(lost bool) {
 	if lost {
 		d.lose()
 	}
-	d.off, d.ending, d.offIn, d.failing, d.onOff, d.onEnd, d.excuse = false, false, 0, 0, nil, nil, false
+	d.off, d.ending, d.doomed, d.offIn, d.failing, d.excuse = false, false, false, 0, 0, false
+	d.onOff, d.onEnd, d.onFatal = nil, nil, nil
 }
 
 // lose makes of the disk what a loss of power leaves.

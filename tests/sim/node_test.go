@@ -27,6 +27,7 @@ type node struct {
 	mu      sync.Mutex
 	run     *assembly.Node // nil: its process does not run
 	life    int            // counts the processes
+	fatal   error          // why the present one must end, if that was said before it had begun
 	repairs uint64         // blocks that the replica had repaired when it was looked at
 	unwound chan struct{}  // closed when the last process is gone
 	turn    chan struct{}  // to start it
@@ -66,6 +67,7 @@ func (n *node) start() error {
 	n.mu.Lock()
 	n.life++
 	life := n.life
+	n.fatal = nil
 	n.mu.Unlock()
 	boot := map[blockstore.NodeID]string{}
 	if len(n.join) == 0 {
@@ -82,6 +84,7 @@ func (n *node) start() error {
 			}
 		}()
 	}
+	n.disk.onFatal = func() { go n.ended(life, errDisk) }
 	n.disk.mu.Unlock()
 	run, err := assembly.StartNode(assembly.NodeOptions{ID: blockstore.NodeID(n.id), Listen: addrOf(n.id), Data: n.dir, Bootstrap: boot, Join: n.join,
 		LogKind: raftstore.LogSeg, CapacityBlocks: 1 << 20, Limits: n.w.limits(),
@@ -98,9 +101,13 @@ func (n *node) start() error {
 	}
 	n.mu.Lock()
 	n.run, n.unwound = run, make(chan struct{})
+	fatal := n.fatal
 	n.mu.Unlock()
-	if n.disk.Off() { // meanwhile
-		n.crash(life, n.disk.powerLost())
+	switch { // meanwhile
+	case n.disk.powerLost():
+		n.crash(life, true)
+	case fatal != nil:
+		n.ended(life, fatal)
 	}
 	return nil
 }
@@ -109,6 +116,9 @@ func (n *node) start() error {
 func (n *node) ended(life int, err error) {
 	n.mu.Lock()
 	if n.life != life || n.run == nil {
+		if n.life == life {
+			n.fatal = err
+		}
 		n.mu.Unlock()
 		return
 	}

@@ -69,6 +69,7 @@ func runSeed(t *testing.T, seed uint64) (out outcome) {
 		for name, list := range wrong {
 			out.Failed = append(out.Failed, fmt.Sprintf("%s: this history cannot be:\n%s", name, describe(list)))
 		}
+		w.keep(out.Failed)
 	})
 	return out
 }

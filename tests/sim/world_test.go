@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +31,8 @@ type world struct {
 
 	mu      sync.Mutex
 	trace   []string // what was done, with its time
+	logs    []string // the same, and what the parts logged; only if it is kept
+	stacks  []byte   // of all goroutines at the first violation
 	failed  []string
 	lasted  time.Duration
 	faults  map[string]int
@@ -60,6 +64,9 @@ func (w *world) note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.trace = append(w.trace, fmt.Sprintf("%9.4f ", time.Since(w.begun).Seconds())+fmt.Sprintf(format, args...))
+	if keepDir != "" {
+		w.logs = append(w.logs, w.trace[len(w.trace)-1])
+	}
 	if os.Getenv("DFS_SIM_LOG") != "" {
 		fmt.Fprintln(os.Stderr, w.trace[len(w.trace)-1])
 	}
@@ -79,6 +86,22 @@ func (w *world) fail(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.failed = append(w.failed, fmt.Sprintf(format, args...))
+	if keepDir != "" && w.stacks == nil {
+		w.stacks = make([]byte, 4<<20)
+		w.stacks = w.stacks[:runtime.Stack(w.stacks, true)]
+	}
+}
+
+// keepDir is where the whole log of a seed that failed is kept; "": nowhere.
+var keepDir = os.Getenv("DFS_SIM_KEEP")
+
+// keep writes what was done and logged, and where all goroutines stood at the first violation.
+func (w *world) keep(failed []string) {
+	if keepDir == "" || len(failed) == 0 {
+		return
+	}
+	text := strings.Join(w.logs, "\n") + "\n\n" + strings.Join(failed, "\n") + "\n\n" + string(w.stacks)
+	_ = os.WriteFile(filepath.Join(keepDir, fmt.Sprintf("seed-%d-%d.log", w.seed, os.Getpid())), []byte(text), 0o600)
 }
 
 func (w *world) ok() bool {
@@ -91,6 +114,9 @@ func (w *world) ok() bool {
 func (w *world) logger(who string) *slog.Logger {
 	switch os.Getenv("DFS_SIM_LOG") {
 	case "":
+		if keepDir != "" {
+			return slog.New(slog.NewTextHandler(logKeeper{w, who}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		}
 		return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError + 1}))
 	case "debug":
 		return slog.New(slog.NewTextHandler(traceWriter{w, who}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -106,6 +132,20 @@ type traceWriter struct {
 func (t traceWriter) Write(p []byte) (int, error) {
 	_, line, _ := strings.Cut(strings.TrimSpace(string(p)), " ")
 	t.w.note("%s: %s", t.who, line)
+	return len(p), nil
+}
+
+// logKeeper keeps what is logged for a seed that fails.
+type logKeeper struct {
+	w   *world
+	who string
+}
+
+func (k logKeeper) Write(p []byte) (int, error) {
+	_, line, _ := strings.Cut(strings.TrimSpace(string(p)), " ")
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	k.w.logs = append(k.w.logs, fmt.Sprintf("%9.4f %s: %s", time.Since(k.w.begun).Seconds(), k.who, line))
 	return len(p), nil
 }
 
