@@ -427,6 +427,32 @@ func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
 	}
 }
 
+// TestRepairFromReplicasBehind: a replica that has applied the last change of a block is good enough to repair it from.
+func TestRepairFromReplicasBehind(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a", "b", "c")
+	taps := c.tapped()
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 8, 'A', 8)
+	c.caughtUp(w.last)
+	l := c.leader()
+	for _, n := range c.running() {
+		if n != l {
+			_, release, err := n.HoldApply(c.ctx(5 * time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+		}
+	}
+	w.write(8, 0, 1, 'B', 1)
+	taps[l.id].spoil(wal.Addr{VDisk: 7, Block: 4}, false)
+	if _, _, err := l.ReadLocal(c.ctx(5*time.Second), []wal.Span{{VDisk: 7, Block: 4, Count: 1}}, w.last); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSuspectOnAllReplicas: what a loss of power tore on every replica is what redo made of it on a majority of them.
 func TestSuspectOnAllReplicas(t *testing.T) {
 	t.Parallel()

@@ -64,11 +64,11 @@ func (n *Node) repair(ctx context.Context, b blockstore.BadBlock) error {
 	return err
 }
 
-// repairFromPeers takes the block from the first replica that has a good copy and has
-// applied at least what this one has, else what most replicas made of a torn one.
+// repairFromPeers takes the block from the first replica that has a good copy and has applied the last change of its chunk
+// here (be it behind otherwise, as an idle leader's followers always are), else what most replicas made of a torn one.
 func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error {
 	n.repairs.found.Add(1)
-	min := n.Applied()
+	min := b.LastIndex
 	n.log.Warn("found a damaged block", "vdisk", b.VDisk, "block", b.Block, "suspect", b.Suspect, "lastIndex", b.LastIndex)
 	var last error
 	actx, cancel := context.WithTimeout(ctx, repairTimeout)
