@@ -35,10 +35,8 @@ lint: ## gofmt, go vet, golangci-lint with the import rules
 bench: build ## the figures of docs/performance.md
 	@set -e; go=$$(scripts/setup.sh test | tail -n 1); $$go run ./bench -dfs $(BIN)
 
-soak: ## the long forms of the tests (MINUTES=30); counts add up in docs/soak-results.json
-	@set -e; go=$$(scripts/setup.sh test | tail -n 1); export DFS_SOAK_MINUTES=$$((($${MINUTES:-30} + 1) / 2)); \
-	$$go test -count=1 -timeout 1000m $$($$go list ./tests/... | grep -v /partition); \
-	$$go test -count=1 -v -timeout 1000m ./tests/partition
+soak: ## the long forms of the tests (MINUTES=30; WORLDS=1 clusters under faults side by side); counts add up in docs/soak-results.json
+	@set -e; go=$$(scripts/setup.sh test | tail -n 1); scripts/soak.sh $$go $${MINUTES:-30} $${WORLDS:-1}
 
 spec: ## the lease and fencing protocol as a model, checked exhaustively (spec/README.md)
 	@set -e; scripts/setup.sh spec >/dev/null; spec/check.sh

@@ -148,6 +148,7 @@ func (c *Cluster) cleanup() {
 		n.Kill()
 	}
 	if c.t.Failed() {
+		c.keepLogs()
 		for _, n := range c.Nodes {
 			c.t.Logf("log of node %s ends with:\n%s", n.ID, Tail(n.Log, 40))
 		}

@@ -106,6 +106,15 @@ func (p *Process) Stop() {
 	}
 }
 
+// Trace ends a Go process with SIGQUIT, so that its log ends with what each of its goroutines does; one that does not end is killed.
+func (p *Process) Trace() {
+	p.signal(syscall.SIGCONT)
+	p.signal(syscall.SIGQUIT)
+	if !p.Wait(5 * time.Second) {
+		p.signal(syscall.SIGKILL)
+	}
+}
+
 // Eventually waits until ok returns true, and fails the test after d.
 func Eventually(t testing.TB, d time.Duration, what string, ok func() bool) {
 	t.Helper()

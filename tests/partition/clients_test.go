@@ -94,7 +94,7 @@ func (s *run) end(healed time.Time) {
 	s.w.t.Helper()
 	s.stop.Store(true)
 	s.w.within(s, "the clients' last operation", time.Now(), s.ended.Wait)
-	if took := time.Since(healed); took > 2*healWait && soak() > 0 {
+	if took := time.Since(healed); took > 2*healWait && onTime() {
 		s.w.t.Errorf("the clients ended %v after healing", took)
 	}
 }

@@ -94,10 +94,16 @@ func (d *disk) control(request uintptr, argument uint32) error {
 
 // disks are faults of disks.
 func disks() []fault {
-	return []fault{
-		{"power losses of all nodes", orderNodes, false, powerAll}, {"power losses of all nodes", orderNodes, false, powerAll}, {"power losses of one node", orderNodes, false, powerOne},
+	return append(losses(), []fault{
+		{"power losses of one node", orderNodes, false, powerOne},
 		{"disks full", orderNodes, true, fullDisks}, {"disks frozen", orderFirst, true, frozenDisk}, {"nodes replaced", orderNodes, true, replaceNode},
-	}
+	}...)
+}
+
+// losses are losses of power everywhere.
+func losses() []fault {
+	loss := fault{"power losses of all nodes", orderNodes, false, powerAll}
+	return []fault{loss, loss}
 }
 
 // power takes the power from nodes: what their disks do not have by now is lost.

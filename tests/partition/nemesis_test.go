@@ -161,10 +161,15 @@ func badNetwork(w *world, r *rand.Rand) (func(), string) {
 
 // pauses stop processes and let them go on.
 func pauses() []fault {
-	return []fault{
-		{"leader pauses", orderFirst, false, pauseLeader}, {"leader pauses", orderFirst, false, pauseLeader}, {"follower pauses", orderFirst, false, pauseFollower},
-		{"mount pauses", orderFirst, false, pauseMount}, {"mount pauses", orderFirst, false, pauseMounts},
-	}
+	return append(leaderPauses(), []fault{
+		{"follower pauses", orderFirst, false, pauseFollower}, {"mount pauses", orderFirst, false, pauseMount}, {"mount pauses", orderFirst, false, pauseMounts},
+	}...)
+}
+
+// leaderPauses are two, so that half of what is drawn from pauses is of leaders.
+func leaderPauses() []fault {
+	pause := fault{"leader pauses", orderFirst, false, pauseLeader}
+	return []fault{pause, pause}
 }
 
 func pause(p *harness.Process) (heal func()) {

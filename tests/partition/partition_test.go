@@ -49,20 +49,24 @@ func durations() []time.Duration {
 
 // TestNemesis: cuts, kills and pauses of anybody.
 func TestNemesis(t *testing.T) {
-	seed, rounds := seedAndRounds(t, 2)
+	seed, rounds := seedAndRounds(t, 7)
 	w := start(t, seed, true)
-	w.goOn(seed, rounds, 0.5, slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), plan{most: 2, repeat: 1, durations: durations()})
+	faults, repeat := slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), 1
+	if soak() > 0 {
+		faults, repeat = slices.Concat(faults, kills(), losses()), 4
+	}
+	w.goOn(seed, rounds, 0.5, faults, plan{most: 2, repeat: repeat, durations: durations()})
 	w.finish()
 }
 
 // TestPauses: mounts and leaders stand still and go on.
 func TestPauses(t *testing.T) {
-	seed, rounds := seedAndRounds(t, 4)
+	seed, rounds := seedAndRounds(t, 20)
 	w := start(t, seed, false)
-	repeat := 1
+	faults, repeat := pauses(), 1
 	if soak() > 0 {
-		repeat = 4
+		faults, repeat = slices.Concat(faults, leaderPauses()), 4
 	}
-	w.goOn(seed, rounds, 0.4, pauses(), plan{most: 2, repeat: repeat, durations: durations()})
+	w.goOn(seed, rounds, 0.4, faults, plan{most: 2, repeat: repeat, durations: durations()})
 	w.finish()
 }

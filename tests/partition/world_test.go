@@ -36,6 +36,7 @@ type world struct {
 	rounds int
 	added  int // nodes that replaced others
 	open   []*os.File
+	traced bool
 
 	lead   *harness.Node // the leader as the faults of a round begin
 	others []*harness.Node
@@ -49,6 +50,12 @@ var serverArgs = []string{"--checkpoint", "8M", "--keep-log", "4M"}
 func start(t *testing.T, seed uint64, withDisks bool) *world {
 	t.Helper()
 	w := &world{t: t, net: harness.NewNetwork(t, seed), disks: map[*harness.Node]*disk{}, tally: openTally(t)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			w.tally.add("violations", 1) // whatever was wrong: the round that finds it is the last
+			w.tally.log(t)
+		}
+	})
 	opt := harness.Options{Network: w.net, Args: serverArgs}
 	if withDisks {
 		opt.Prepare = func(c *harness.Cluster) {
@@ -62,6 +69,7 @@ func start(t *testing.T, seed uint64, withDisks bool) *world {
 	for range mountCount {
 		w.mounts = append(w.mounts, w.c.Mount("--lease", lease.String()))
 	}
+	t.Cleanup(w.trace)
 	return w
 }
 
@@ -84,6 +92,15 @@ func (w *world) round(seed uint64, faults []fault, plan plan) {
 	w.rounds++
 	r := rand.New(rand.NewPCG(seed, 1))
 	before := w.t.Failed()
+	defer func() {
+		if w.t.Failed() && !before {
+			long := ""
+			if soak() > 0 {
+				long = "DFS_SOAK_MINUTES=5 "
+			}
+			w.t.Logf("to run this round again: %sDFS_SEED=%d DFS_ROUNDS=1 go test -count=1 -v -run '^%s$' ./tests/partition", long, seed, w.t.Name())
+		}
+	}()
 	run := w.clients(seed)
 	run.warm()
 	begun := time.Now()
@@ -98,7 +115,7 @@ func (w *world) round(seed uint64, faults []fault, plan plan) {
 		run.done.Load(), run.history.Slowest().Round(time.Millisecond), healed.Sub(begun).Round(time.Millisecond), run.answered.Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
 	w.tally.save(w.t)
 	if w.t.Failed() && !before {
-		w.t.Fatalf("to run this round again: DFS_SEED=%d DFS_ROUNDS=1 go test -count=1 -v -run '^%s$' ./tests/partition", seed, w.t.Name())
+		w.t.FailNow()
 	}
 }
 
@@ -172,7 +189,7 @@ func (w *world) answers(run *run, healed time.Time) {
 		run.answered = max(run.answered, d)
 	}
 	w.tally.most("slowest answer after healing (ms)", run.answered.Milliseconds())
-	if run.answered > healWait && soak() > 0 {
+	if run.answered > healWait && onTime() {
 		w.t.Errorf("an operation took %v after healing; the lease is %v", run.answered, lease)
 	}
 }
@@ -193,10 +210,25 @@ func (w *world) within(run *run, what string, since time.Time, f func()) {
 	buf := make([]byte, 1<<20)
 	w.t.Errorf("%s is not over after %v; goroutines:\n%s", what, patience, buf[:runtime.Stack(buf, true)])
 	run.stop.Store(true)
+	w.trace()
 	for _, m := range w.mounts {
 		m.Kill()
 	}
 	w.t.FailNow()
+}
+
+// trace lets the logs of a world that failed end with what everybody was about, if they are kept.
+func (w *world) trace() {
+	if os.Getenv("DFS_LOGS") == "" || !w.t.Failed() || w.traced {
+		return
+	}
+	w.traced = true
+	for _, m := range w.mounts {
+		m.Process().Trace()
+	}
+	for _, n := range w.c.Nodes {
+		n.Process().Trace()
+	}
 }
 
 // judge checks the histories.
@@ -210,12 +242,10 @@ func (w *world) judge(run *run) {
 			w.t.Errorf("the check of %s took too long", m.Name)
 		}
 		if got.Violation != "" {
-			w.tally.add("violations", 1)
 			w.t.Error(got.Violation)
 		}
 	}
 	for _, bad := range run.bad() {
-		w.tally.add("violations", 1)
 		w.t.Error(bad)
 	}
 }
@@ -233,7 +263,6 @@ func (w *world) whole() {
 	for _, command := range []string{"fsck", "compare"} {
 		if out, err := w.c.Try(command, w.c.Addresses()); err != nil {
 			w.t.Errorf("%v\n%s", err, out)
-			w.tally.add("violations", 1)
 		}
 	}
 }
