@@ -209,11 +209,12 @@ func kills() []fault {
 	}
 }
 
-// up starts the nodes that do not run.
+// up starts the nodes that do not run, but for those without power: one that begins while its disk is taken away and put
+// back would find an empty directory in its place.
 func (w *world) up() {
 	w.t.Helper()
 	for _, n := range w.c.Nodes {
-		if n.Process().Exited() {
+		if d := w.disks[n]; n.Process().Exited() && (d == nil || !d.off) {
 			n.Start()
 		}
 	}
