@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"dfs/internal/errors"
 	"dfs/lockserver"
 )
 
@@ -124,5 +125,39 @@ func TestRevokeDropsWrittenPages(t *testing.T) {
 		if drops == before {
 			t.Fatal("another server wrote, and the pages of this one's write were not dropped")
 		}
+	}
+}
+
+// namesHook counts what the kernel is told to drop.
+type namesHook struct{ data, names int }
+
+func (k *namesHook) DropData(Ino, uint64, uint64) { k.data++ }
+func (k *namesHook) DropAttr(Ino)                 {}
+func (k *namesHook) DropNames(Ino)                { k.names++ }
+
+// TestRevokeGoesFurther: a revoke that was prepared to leave the lock shared ends with nothing left, because another one came
+// between. The kernel keeps neither names nor pages.
+func TestRevokeGoesFurther(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	k := &namesHook{}
+	m := w.mount(Options{Invalidator: k})
+	ino, h := m.create(RootIno, "f")
+	m.write(h, "x", 0)
+	m.read(h, 1, 0)
+	if _, err := m.Lookup(ctx, root, RootIno, "absent"); !errors.Is(err, errors.KindNotExist) {
+		t.Fatal(err)
+	}
+	m.must(m.Release(ctx, h))
+	for _, id := range []Ino{RootIno, ino} {
+		m.PrepareRevoke(lockserver.LockID(id), lockserver.Shared)
+		if _, _, err := m.Revoke(lockserver.LockID(id), lockserver.None); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.names == 0 {
+		t.Error("the kernel was not told to drop the directory's names")
+	}
+	if k.data == 0 {
+		t.Error("the kernel was not told to drop the file's pages")
 	}
 }

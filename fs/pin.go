@@ -35,7 +35,7 @@ type revocation struct {
 	filled   atomic.Int64  // when pages were filled last, unix nanoseconds
 	held     atomic.Uint32 // greatest mode pinned since the last revoke
 	noting   atomic.Bool   // a revoke is near or under way: note the ranges, answer uncacheable
-	prepared atomic.Bool   // PrepareRevoke was called for it
+	prepared atomic.Uint32 // 0: PrepareRevoke was not called for it; else 1 + the mode that it was told
 }
 
 type waiter struct {

@@ -35,7 +35,7 @@ func (s *Server) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
 	n := ss.node(uint64(id))
 	defer ss.put(n)
 	n.rv.noting.Store(true)
-	n.rv.prepared.Store(true)
+	n.rv.prepared.Store(1 + uint32(to))
 	s.noteHandOver(n, to)
 	n.rv.beginServing()
 	ss.flushEarly(n)
@@ -75,8 +75,8 @@ func (ss *session) revokeServing(n *node, to lockserver.Mode) {
 	rv := &n.rv
 	rv.noting.Store(true)
 	rv.beginServing()
-	if !rv.prepared.Load() {
-		ss.dropKernel(n, to)
+	if p := rv.prepared.Load(); p == 0 || p > 1+uint32(to) {
+		ss.dropKernel(n, to) // a revoke to None may overtake one to Shared between its two steps: what that left goes now
 	}
 	for range revokeRounds {
 		ranges := rv.takeServed()
@@ -147,7 +147,7 @@ func (ss *session) revokeCaches(n *node, to lockserver.Mode) {
 	}
 	n.rv.held.Store(uint32(to))
 	n.rv.noting.Store(false)
-	n.rv.prepared.Store(false)
+	n.rv.prepared.Store(0)
 }
 
 // revokeIndex is an index not below that of the last record that touched n.
