@@ -31,6 +31,8 @@ type Options struct {
 	RootUID, RootGID, RootMode uint32
 	// OrphanInterval is how often left orphans and retired writers are looked at (default 30 s; negative: never).
 	OrphanInterval time.Duration
+	// NoAtime leaves access times alone (the mount options noatime and ro).
+	NoAtime bool
 	// Invalidator drops kernel caches; nil: there is no kernel.
 	Invalidator Invalidator
 	// SessionEnded, if not nil, is called (on a goroutine of its own) when the session was ended for good:

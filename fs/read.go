@@ -88,7 +88,7 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 	if err := ss.answer(ctx, false); err != nil {
 		return 0, err
 	}
-	if h.flags&syscall.O_NOATIME == 0 && n.needsAtime(in, ss.s.opts.Now()) {
+	if !ss.s.opts.NoAtime && h.flags&syscall.O_NOATIME == 0 && n.needsAtime(in, ss.s.opts.Now()) {
 		ss.spawn(func(ctx context.Context) { ss.touchAtime(h.ino) })
 	}
 	return got, nil

@@ -122,7 +122,7 @@ var mountOptionFlags = map[string]uintptr{
 }
 
 // mountOptionIgnored are words that say what is so anyway, or are for others.
-var mountOptionIgnored = map[string]bool{"rw": true, "suid": true, "dev": true, "exec": true, "atime": true, "relatime": true, "async": true,
+var mountOptionIgnored = map[string]bool{"rw": true, "suid": true, "dev": true, "exec": true, "atime": true, "relatime": true, "diratime": true, "lazytime": true, "nolazytime": true, "async": true,
 	"auto": true, "noauto": true, "user": true, "nouser": true, "users": true, "nofail": true, "_netdev": true, "defaults": true, "allow_other": true, "default_permissions": true}
 
 // parseOptions applies -o words to the command's flags.

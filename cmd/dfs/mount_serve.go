@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dfs/fs"
 	"dfs/fs/filerpc"
 	"dfs/fuse"
@@ -81,7 +83,8 @@ func (p *mountPlan) openLocal(ctx context.Context, quorumWait time.Duration, log
 	server, err := assembly.OpenFileServer(ctx, cl, assembly.FileServerOptions{
 		Name: fmt.Sprintf("%s:%s (pid %d)", host, p.dir, os.Getpid()), TTL: p.lease, Logger: log,
 		SessionFile: sessionFile(p.dir),
-		FS:          fs.Options{CacheBytes: p.cacheBytes, CacheBlocks: p.cacheBlocks, QuorumWait: quorumWait},
+		FS: fs.Options{CacheBytes: p.cacheBytes, CacheBlocks: p.cacheBlocks, QuorumWait: quorumWait,
+			NoAtime: p.flags&(unix.MS_NOATIME|unix.MS_RDONLY) != 0},
 	})
 	if err != nil {
 		cl.Close()
