@@ -30,6 +30,11 @@ type ClientStream interface {
 	Close(why error)
 }
 
+// Mover is a ClientStream that can tell whether it leads to the leader still. It may wait, until ctx ends at the latest.
+type Mover interface {
+	Moved(ctx context.Context) bool
+}
+
 // ClerkOptions of a SessionClerk; zero fields take the defaults.
 type ClerkOptions struct {
 	Name string        // for people: host and mount point

@@ -18,7 +18,13 @@ type connection struct {
 	heard    atomic.Int64 // when something came last, as time since begun
 	renewed  atomic.Int64 // when the lease was renewed on it, likewise
 	begun    time.Time
+
+	asking bool      // the sender's: whether the leader is another by now is being asked
+	moved  chan bool // the answer
 }
+
+// unrenewedMax is how many times longer a leader that does not renew the lease is waited for while no other is known.
+const unrenewedMax = 4
 
 func (k *connection) hear() { k.heard.Store(int64(time.Since(k.begun))) }
 
@@ -80,7 +86,7 @@ func (c *SessionClerk) connect(patience time.Duration) (attached bool, err error
 	if err != nil {
 		return false, err
 	}
-	k := &connection{stream: stream, begun: time.Now()}
+	k := &connection{stream: stream, begun: time.Now(), moved: make(chan bool, 1)}
 	defer func() { stream.Close(err) }()
 	if err = c.attach(k); err != nil {
 		return false, err
@@ -352,8 +358,8 @@ func (c *SessionClerk) sender(ctx context.Context, k *connection) error {
 		if k.silence() > c.o.SilenceMax {
 			return errors.New(errors.KindUnavailable, "nothing came from the lock service for %v", c.o.SilenceMax)
 		}
-		if since := k.unrenewed(); since > patience {
-			return errors.New(errors.KindUnavailable, "the lock service answers, but has not renewed the lease for %v: looking for another leader", since)
+		if err := c.stillLeads(ctx, k, patience); err != nil {
+			return err
 		}
 		m := c.collect(now.Sub(kept) >= every)
 		if m.KeepAlive != 0 {
@@ -369,6 +375,32 @@ func (c *SessionClerk) sender(ctx context.Context, k *connection) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// stillLeads is an error if the stream should be given up because the server answers on it, but has not renewed the lease for longer than
+// patience: it may have been deposed without knowing. If it can be asked whether another node leads by now, a leader that is merely slow to
+// prove itself is kept: a new stream to it would have to wait for the same. But for so long only, then anything is worth a try.
+func (c *SessionClerk) stillLeads(ctx context.Context, k *connection, patience time.Duration) error {
+	since := k.unrenewed()
+	if since <= patience {
+		return nil
+	}
+	if m, ok := k.stream.(Mover); ok && since <= unrenewedMax*patience {
+		select {
+		case moved := <-k.moved:
+			k.asking = false
+			if !moved {
+				return nil
+			}
+		default:
+			if !k.asking {
+				k.asking = true
+				c.wg.Go(func() { k.moved <- m.Moved(ctx) })
+			}
+			return nil
+		}
+	}
+	return errors.New(errors.KindUnavailable, "the lock service answers, but has not renewed the lease for %v: looking for another leader", since)
 }
 
 func (c *SessionClerk) leaseTTL() time.Duration {

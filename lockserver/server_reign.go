@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dfs/blockstore"
+	"dfs/internal/errors"
 )
 
 // reign is everything a leader knows for as long as it leads. Its fields are
@@ -92,11 +93,23 @@ func (r *reign) flush() {
 		case o.File != nil:
 			st.out.Files = append(st.out.Files, *o.File)
 		case o.Close != nil:
-			r.log.Error("a lock session is ended", "session", o.Session, "why", o.Close)
+			r.log.Log(r.ctx, o.closeLevel(), "a lock session is ended", "session", o.Session, "why", o.Close)
 			st.close(o.Close)
 		}
 		st.queued()
 	}
+}
+
+// closeLevel is how much the end of a session matters to people: not at all when it asked for it, some when its lease ran out, and
+// a session that is ended early has done what it should not.
+func (o *Output) closeLevel() slog.Level {
+	switch {
+	case o.Quiet:
+		return slog.LevelInfo
+	case errors.Is(o.Close, errors.KindSessionEnded):
+		return slog.LevelWarn
+	}
+	return slog.LevelError
 }
 
 // fence proposes the end of a session until the outcome is known.

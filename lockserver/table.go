@@ -53,6 +53,7 @@ type Output struct {
 	Revoke  *Revoke
 	File    *FileReply
 	Close   error // the stream ends with it
+	Quiet   bool  // with Close: the session itself asked for its end
 	Fence   bool
 }
 

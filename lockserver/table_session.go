@@ -339,7 +339,11 @@ func (t *Table) Ended(now time.Time, id blockstore.WriterID, index uint64, quiet
 	if s == nil || s.over {
 		return
 	}
-	t.emit(s, Output{Close: errors.New(errors.KindSessionEnded, "session %d has ended at index %d: its lease ran out, or it was closed", id, index)})
+	how := "its lease ran out, or it was ended by its owner's successor"
+	if quiet {
+		how = "it was closed"
+	}
+	t.emit(s, Output{Close: errors.New(errors.KindSessionEnded, "session %d has ended at index %d: %s", id, index, how), Quiet: quiet})
 	s.over, s.end, s.stream = true, index, 0
 	t.dropQueued(now, s)
 	if quiet || !now.Before(s.expires) {

@@ -239,6 +239,15 @@ func (c *Cluster) ByNearness() []Target {
 	return out
 }
 
+// Used says that the cluster is in use, as ByNearness does: what is known of the nodes is refreshed in the background when it is due.
+func (c *Cluster) Used() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed && time.Since(c.refreshed) > c.opts.RefreshEvery {
+		c.startRoundLocked()
+	}
+}
+
 // usableLocked: given to Dial and not known to have left, or a member.
 func (c *Cluster) usableLocked(n *node) bool {
 	if len(c.members) == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,6 +133,45 @@ func TestLearnsMembersAndLeader(t *testing.T) {
 		_, l, err := c.Leader(t.Context())
 		if err != nil || l.Address != "b:1" || l.Term != 3 || c.ID() != "X" || len(c.Members()) != 3 {
 			t.Fatalf("%+v %v, members %v", l, err, c.Members())
+		}
+	})
+}
+
+// TestUsedLearnsNewNodes: whoever only says now and then that the cluster is in use learns of new nodes, so that all may be replaced.
+func TestUsedLearnsNewNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, nodes := three(t)
+		defer f.close()
+		c := dialFake(t, f, Options{}, "a:1")
+		defer c.Close()
+		if _, _, err := c.Leader(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now := []Member{{"a", "a:1", true}, {"b", "b:1", true}, {"c", "c:1", true}}
+		index := uint64(7)
+		for i, fresh := range []string{"d", "e", "f"} {
+			gone := nodes[string(now[0].Node)]
+			now = append(slices.Clone(now[1:]), Member{blockstore.NodeID(fresh), fresh + ":1", true})
+			index++
+			info := Info{ClusterID: "X", Members: now, MembersIndex: index, Leadership: blockstore.Leadership{Leader: now[1].Node, Address: now[1].Address, Term: 4 + uint64(i)}}
+			nodes[fresh] = f.add(fresh+":1", Info{})
+			for _, m := range now {
+				info.Node, info.Leadership.Self = m.Node, m.Node == now[1].Node
+				nodes[string(m.Node)].set(func(n *fakeNode) { n.info = info })
+			}
+			gone.set(func(n *fakeNode) {
+				n.info = Info{Node: n.info.Node, ClusterID: "X", Leadership: blockstore.Leadership{Term: 3}}
+			})
+			for range 35 {
+				c.Used()
+				time.Sleep(time.Second)
+			}
+		}
+		c.InvalidateLeader("")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if _, l, err := c.Leader(ctx); err != nil || l.Leader != now[1].Node {
+			t.Fatalf("all nodes were replaced: %+v %v, members %v", l, err, c.Members())
 		}
 	})
 }

@@ -79,6 +79,7 @@ type clientStream struct {
 }
 
 func (s *clientStream) Send(m *lockserver.ClientMsg) error {
+	s.c.Used() // keep-alives come also when nothing is read: a client that does nothing else still learns of new nodes
 	err := s.BidiStreamingClient.Send(clientToWire(m))
 	if err == io.EOF {
 		return errors.New(errors.KindUnavailable, "the stream to the lock service has ended") // Recv tells why
@@ -95,6 +96,17 @@ func (s *clientStream) Recv() (*lockserver.ServerMsg, error) {
 		return nil, err
 	}
 	return serverFromWire(m), nil
+}
+
+var _ lockserver.Mover = (*clientStream)(nil)
+
+// Moved asks all nodes whether another one leads by now.
+func (s *clientStream) Moved(ctx context.Context) bool {
+	if err := s.c.Refresh(ctx); err != nil {
+		return false
+	}
+	leader := s.c.KnownLeader()
+	return leader != "" && leader != s.addr
 }
 
 // Close ends the stream, and has the cluster look for the leader anew if
