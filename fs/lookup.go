@@ -57,9 +57,9 @@ func (ss *session) peek(ctx context.Context, c *Caller, dir uint64, name string)
 // they must not be kept, and the kernel then asks GetAttr before it uses them: a stat gets the right ones (R1). The type, all that it uses without asking, never changes.
 func (s *Server) Lookup(ctx context.Context, c *Caller, dir Ino, name string) (e Entry, err error) {
 	err = s.do(ctx, func(ss *session) error {
-		for {
+		for first := true; ; first = false {
 			var again bool
-			e, again, err = ss.lookup(ctx, c, uint64(dir), name)
+			e, again, err = ss.lookup(ctx, c, uint64(dir), name, first)
 			if err != nil || !again {
 				return err
 			}
@@ -68,7 +68,7 @@ func (s *Server) Lookup(ctx context.Context, c *Caller, dir Ino, name string) (e
 	return e, err
 }
 
-func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name string) (e Entry, again bool, err error) {
+func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name string, first bool) (e Entry, again bool, err error) {
 	var p pins
 	if err := ss.lock(ctx, &p, shared(dir)); err != nil {
 		return e, false, err
@@ -84,6 +84,11 @@ func (ss *session) lookup(ctx context.Context, c *Caller, dir uint64, name strin
 	}
 	if child == dir {
 		return ss.entryOf(&p, n, n.in.Load()), false, ss.answer(ctx, false)
+	}
+	if first && !ss.childAtHand(child, lockserver.Shared) {
+		p.unlock()
+		err := ss.fetchAhead(ctx, dir, name, lockserver.Shared)
+		return e, err == nil, err
 	}
 	if e, ok, err := ss.childHeld(ctx, entryAt{dir, name}, child); ok || err != nil {
 		e.NameCacheable = ss.nameCacheable(&p, n)

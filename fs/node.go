@@ -40,6 +40,8 @@ type node struct {
 	kernelPages, kernelNames, kernelAttr atomic.Bool
 	atimeTried                           atomic.Int64 // unix seconds of the last relatime attempt
 
+	ahead atomic.Pointer[ahead] // of a directory: see fetchAhead
+
 	at atomic.Pointer[entryAt] // the name under which it was met last, for messages
 }
 

@@ -64,7 +64,7 @@ func (ss *session) readDirBatch(ctx context.Context, h *handle, cookie uint64, p
 		if ss.nodes.limit < 2*readDirBatch {
 			ahead = step // a cache so small would lose them before they are told of
 		}
-		if err := ss.warmInodes(ctx, ahead, dirIndex); err != nil {
+		if err := ss.warmInodes(ctx, ahead, lockserver.Shared, dirIndex); err != nil {
 			return nil, false, err
 		}
 	}
@@ -185,13 +185,13 @@ func (ss *session) fetchScattered(ctx context.Context, n *node, blocks []uint64)
 	return nil
 }
 
-// warmInodes gets the locks of the children that are not held with one Acquire, and their inodes with few reads.
+// warmInodes gets the locks of the children that are not held in that mode with one Acquire, and their inodes with few reads.
 // Locks that others use are not waited for long; their attributes are then read without a lock, uncacheable (see Lookup).
-func (ss *session) warmInodes(ctx context.Context, batch []DirEntry, dirIndex uint64) error {
+func (ss *session) warmInodes(ctx context.Context, batch []DirEntry, mode lockserver.Mode, dirIndex uint64) error {
 	var reqs []lockserver.Request
 	for _, e := range batch {
-		if id := lockserver.LockID(e.Ino); e.Name != "." && e.Name != ".." && ss.be.Clerk.Held(id) == lockserver.None {
-			reqs = append(reqs, lockserver.Request{ID: id, Mode: lockserver.Shared})
+		if id := lockserver.LockID(e.Ino); e.Name != "." && e.Name != ".." && ss.be.Clerk.Held(id) < mode {
+			reqs = append(reqs, lockserver.Request{ID: id, Mode: mode})
 		}
 	}
 	// Several links of one file are one request, because Acquire pins it once.

@@ -5,6 +5,7 @@ import (
 
 	"dfs/fs/layout"
 	"dfs/internal/errors"
+	"dfs/lockserver"
 )
 
 // Unlink removes a name of an inode that is no directory. With the last name the inode goes, or
@@ -29,8 +30,8 @@ func (s *Server) remove(ctx context.Context, c *Caller, dir uint64, name string,
 		return err
 	}
 	return s.do(ctx, func(ss *session) error {
-		for {
-			again, err := ss.removeOnce(ctx, c, dir, name, rmdir)
+		for first := true; ; first = false {
+			again, err := ss.removeOnce(ctx, c, dir, name, rmdir, first)
 			if err != nil || !again {
 				return err
 			}
@@ -38,13 +39,18 @@ func (s *Server) remove(ctx context.Context, c *Caller, dir uint64, name string,
 	})
 }
 
-func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name string, rmdir bool) (again bool, err error) {
+func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name string, rmdir, first bool) (again bool, err error) {
 	if err := ss.admit(ctx, admitSmall); err != nil {
 		return false, err
 	}
 	child, err := ss.peek(ctx, c, dir, name)
 	if err != nil {
 		return false, err
+	}
+	if first && !ss.childAtHand(child, lockserver.Exclusive) {
+		if err := ss.fetchAhead(ctx, dir, name, lockserver.Exclusive); err != nil {
+			return false, err
+		}
 	}
 	var p pins
 	if err := ss.lock(ctx, &p, exclusive(dir), exclusive(child)); err != nil {
@@ -77,6 +83,7 @@ func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name s
 		return false, err
 	}
 	ss.s.known.note(t, child)
+	dn.aheadOf().removed()
 	if later {
 		ss.reapLater(child)
 	}

@@ -104,6 +104,14 @@ func (d *Dir) BlocksAfter(cookie uint64, n int) []uint64 {
 	return out
 }
 
+// BucketWidth is about how far apart two names at the two ends of a bucket are, in cookies.
+func (d *Dir) BucketWidth() uint64 {
+	if d.inline() {
+		return positionLimit
+	}
+	return positionLimit / max(1, d.In.Dir.Buckets)
+}
+
 // place is where an entry was found: its block and offset there, or the
 // offset in Inline.
 type place struct {
