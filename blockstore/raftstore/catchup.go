@@ -63,7 +63,7 @@ func (n *Node) clearCopyMark() {
 	if mark == nil || mark.Copying || n.Applied() < mark.Floor {
 		return
 	}
-	if err := os.Remove(filepath.Join(n.opts.Dir, copyMarkFile)); err != nil {
+	if err := n.commitFile(func() error { return os.Remove(filepath.Join(n.opts.Dir, copyMarkFile)) }); err != nil {
 		n.log.Warn("cannot remove the note of a finished copy", "err", err)
 		return
 	}

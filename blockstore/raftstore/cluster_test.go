@@ -234,6 +234,9 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 	o := Options{ID: blockstore.NodeID(id), Dir: dir, Advertise: addrOf(id), Mux: m, Dial: c.net.dialer(addrOf(id)), Device: dev,
 		LogKind: c.kind, Peers: &memFetcher{c, addrOf(id)}, Logger: log, Fatal: func(err error) { tn.fatal <- err },
 		Bootstrap: c.boot, Limits: c.limit, Seg: seg}
+	if disk != nil {
+		o.Power = disk.p
+	}
 	if change != nil {
 		change(&o)
 	}
@@ -242,10 +245,6 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 		m.Close()
 		dev.Close()
 		return nil, err
-	}
-	if disk != nil {
-		s := tn.stores
-		s.stable, s.log, s.snapshots = powerStable{s.stable, disk.p}, powerLog{s.log, disk.p}, powerSnapshots{s.snapshots, disk.p}
 	}
 	return tn, nil
 }

@@ -64,7 +64,7 @@ func loadCopyMark(dir string) (*copyMark, error) {
 func (n *Node) setCopyMark(m *copyMark) error {
 	b, err := encodeCopyMark(m)
 	if err == nil {
-		err = writeFileDurably(n.opts.Dir, copyMarkFile, b)
+		err = n.commitFile(func() error { return writeFileDurably(n.opts.Dir, copyMarkFile, b) })
 	}
 	if err != nil {
 		return err

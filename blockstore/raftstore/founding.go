@@ -168,7 +168,7 @@ func (n *Node) adopt(cluster string, founders []founder) error {
 	if _, ok := next.clusterID(); !ok {
 		return errors.New(errors.KindCorrupt, "a member named its cluster %q, which is no cluster id", cluster)
 	}
-	if err := saveIdentity(n.opts.Dir, &next); err != nil {
+	if err := n.commitFile(func() error { return saveIdentity(n.opts.Dir, &next) }); err != nil {
 		return err
 	}
 	*n.ident = next

@@ -148,7 +148,7 @@ func (n *Node) markAlive() error {
 	n.identMu.Lock()
 	defer n.identMu.Unlock()
 	n.ident.Lives = true
-	if err := saveIdentity(n.opts.Dir, n.ident); err != nil {
+	if err := n.commitFile(func() error { return saveIdentity(n.opts.Dir, n.ident) }); err != nil {
 		return err
 	}
 	n.lives.Store(true)

@@ -16,12 +16,28 @@ type Power interface {
 	Off() bool
 }
 
-// powered puts the stores under the given power.
+// powered puts log and snapshots under the given power.
 func (s *stores) powered(p Power) {
 	if p == nil {
 		return
 	}
-	s.log, s.stable, s.snapshots = poweredLog{s.log, p}, poweredStable{s.stable, p}, poweredSnapshots{s.snapshots, p}
+	s.log, s.snapshots = poweredLog{s.log, p}, poweredSnapshots{s.snapshots, p}
+}
+
+// poweredBy puts the store of term and vote under it.
+func poweredBy(p Power, s raft.StableStore) raft.StableStore {
+	if p == nil {
+		return s
+	}
+	return poweredStable{s, p}
+}
+
+// commitFile makes a change of one of this node's small files.
+func (n *Node) commitFile(change func() error) error {
+	if n.opts.Power == nil {
+		return change()
+	}
+	return n.opts.Power.Commit(change)
 }
 
 type poweredLog struct {
@@ -82,6 +98,14 @@ type poweredSink struct {
 	p    Power
 	once sync.Once
 	err  error
+}
+
+func (s *poweredSink) Write(b []byte) (n int, err error) {
+	err = s.p.Commit(func() error {
+		n, err = s.SnapshotSink.Write(b)
+		return err
+	})
+	return n, err
 }
 
 func (s *poweredSink) Close() error {

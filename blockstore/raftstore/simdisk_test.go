@@ -10,8 +10,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/hashicorp/raft"
-
 	"dfs/blockstore/device"
 	"dfs/wal/seglog"
 )
@@ -45,6 +43,9 @@ type power struct {
 	offAt int // 0: never
 	off   bool
 	lost  chan struct{} // closed when the power fails
+	errAt int           // that operation fails with EIO, and no other does; 0: none
+	erred bool          // it has
+	site  string        // what the operation was that the fault hit
 }
 
 func newPower(seed uint64) *power {
@@ -83,24 +84,49 @@ func (p *power) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.off, p.offAt, p.ops, p.lost = false, 0, 0, make(chan struct{})
+	p.errAt, p.erred, p.site = 0, false, ""
+}
+
+// errorAt lets the n-th operation from now fail, and no other.
+func (p *power) errorAt(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ops, p.errAt = 0, n
+}
+
+// hit tells whether the fault that was asked for has come, and where.
+func (p *power) hit() (site string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.site, p.off || p.erred
 }
 
 // step counts an operation; within: it begins, but the power fails before its end. mu is held.
-func (p *power) step() (within bool, err error) {
+func (p *power) step(site string) (within bool, err error) {
 	if p.off {
 		return false, errPower
 	}
-	if p.ops++; p.ops == p.offAt {
+	switch p.ops++; p.ops {
+	case p.offAt:
+		p.site = site
 		p.fail()
 		return true, errPower
+	case p.errAt:
+		p.erred, p.site = true, site
+		return false, syscall.EIO
 	}
 	return false, nil
 }
 
-// commit is an atomic change of what is not on a simulated disk.
-func (p *power) commit(f func() error) error {
+var _ Power = (*power)(nil)
+
+// Off is Power's.
+func (p *power) Off() bool { return p.isOff() }
+
+// Commit is an atomic change of what is not on a simulated disk.
+func (p *power) Commit(f func() error) error {
 	p.mu.Lock()
-	within, err := p.step()
+	within, err := p.step("commit")
 	made := err == nil || within && p.rng.IntN(2) == 0
 	p.mu.Unlock()
 	if made {
@@ -259,7 +285,11 @@ func (n *simInode) remember(off, size int64) {
 func (n *simInode) write(p []byte, off int64, durable bool) error {
 	n.d.p.mu.Lock()
 	defer n.d.p.mu.Unlock()
-	within, err := n.d.p.step()
+	site := "write"
+	if durable {
+		site = "durable write"
+	}
+	within, err := n.d.p.step(site)
 	if err != nil && !within {
 		return err
 	}
@@ -290,7 +320,7 @@ func (n *simInode) write(p []byte, off int64, durable bool) error {
 func (n *simInode) Sync() error {
 	n.d.p.mu.Lock()
 	defer n.d.p.mu.Unlock()
-	if _, err := n.d.p.step(); err != nil {
+	if _, err := n.d.p.step("sync"); err != nil {
 		return err // what reached the disk is up to lose
 	}
 	clear(n.versions)
@@ -301,7 +331,7 @@ func (n *simInode) Sync() error {
 func (n *simInode) Grow(size int64) error {
 	n.d.p.mu.Lock()
 	defer n.d.p.mu.Unlock()
-	within, err := n.d.p.step()
+	within, err := n.d.p.step("grow")
 	if err != nil && !within {
 		return err
 	}
@@ -333,7 +363,7 @@ func (f simBlocks) ReadAt(p []byte, off int64) error {
 func (f simBlocks) Punch(off, size int64) error {
 	f.d.p.mu.Lock()
 	defer f.d.p.mu.Unlock()
-	within, err := f.d.p.step()
+	within, err := f.d.p.step("punch")
 	if err != nil && !within {
 		return err
 	}
@@ -368,7 +398,7 @@ func (v simVolume) Open(name string, create bool) (device.File, error) {
 		if !create {
 			return nil, os.ErrNotExist
 		}
-		if _, err := v.p.step(); err != nil {
+		if _, err := v.p.step("create"); err != nil {
 			return nil, err
 		}
 		n = v.newInode()
@@ -378,7 +408,7 @@ func (v simVolume) Open(name string, create bool) (device.File, error) {
 }
 
 func (v simVolume) Free() (uint64, error)               { return 1 << 40, nil }
-func (v simVolume) CommitMap(commit func() error) error { return v.p.commit(commit) }
+func (v simVolume) CommitMap(commit func() error) error { return v.p.Commit(commit) }
 
 // simLogDir is the log's part of the disk.
 type simLogDir struct{ *simDisk }
@@ -422,7 +452,7 @@ func (d simLogDir) Open(name string, create bool) (seglog.File, error) {
 
 // change is one of names.
 func (d simLogDir) change(c func(map[string]*simInode)) error {
-	within, err := d.p.step()
+	within, err := d.p.step("change of a name")
 	if err != nil && !within {
 		return err
 	}
@@ -463,7 +493,7 @@ func (d simLogDir) List() ([]string, error) {
 func (d simLogDir) SyncDir() error {
 	d.p.mu.Lock()
 	defer d.p.mu.Unlock()
-	if _, err := d.p.step(); err != nil {
+	if _, err := d.p.step("sync of the directory"); err != nil {
 		return err
 	}
 	for _, c := range d.simDisk.changes {
@@ -474,68 +504,3 @@ func (d simLogDir) SyncDir() error {
 }
 
 func (d simLogDir) Close() error { return nil }
-
-// The stores as raft sees them. Raft panics where the stable store or a read of the log fails: after the power
-// failed nothing that a node says counts, so it is told what keeps it quiet.
-
-type powerStable struct {
-	raft.StableStore
-	p *power
-}
-
-func (s powerStable) ended(err error) error {
-	if s.p.isOff() {
-		return nil
-	}
-	return err
-}
-
-func (s powerStable) Set(k, v []byte) error {
-	return s.ended(s.p.commit(func() error { return s.StableStore.Set(k, v) }))
-}
-
-func (s powerStable) SetUint64(k []byte, v uint64) error {
-	return s.ended(s.p.commit(func() error { return s.StableStore.SetUint64(k, v) }))
-}
-
-type powerLog struct {
-	raft.LogStore
-	p *power
-}
-
-func (s powerLog) IsMonotonic() bool { return false }
-
-func (s powerLog) GetLog(index uint64, out *raft.Log) error {
-	err := s.LogStore.GetLog(index, out)
-	if err != nil && s.p.isOff() {
-		*out = raft.Log{Index: index, Type: raft.LogNoop}
-		return nil
-	}
-	return err
-}
-
-type powerSnapshots struct {
-	raft.SnapshotStore
-	p *power
-}
-
-func (s powerSnapshots) Create(v raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
-	sink, err := s.SnapshotStore.Create(v, index, term, conf, confIndex, trans)
-	if err != nil {
-		return nil, err
-	}
-	return powerSink{sink, s.p}, nil
-}
-
-type powerSink struct {
-	raft.SnapshotSink
-	p *power
-}
-
-func (s powerSink) Close() error {
-	err := s.p.commit(s.SnapshotSink.Close)
-	if err != nil {
-		_ = s.SnapshotSink.Cancel() // nothing, if it was made
-	}
-	return err
-}

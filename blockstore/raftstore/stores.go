@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -103,7 +104,7 @@ func (n *Node) openStores() (*stores, error) {
 		s.covered.Store(edge.Index)
 	}
 	guard := GuardOptions{Deadline: n.limits.DiskDeadline, Fatal: n.storeFailed}
-	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(bolt, guard)
+	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(poweredBy(n.opts.Power, bolt), guard)
 	s.disarm = []func(){log.Disarm, stable.Disarm}
 	s.watched = &watchedLog{LogStore: log, node: n}
 	s.log = s.watched
@@ -202,6 +203,7 @@ func (w *watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Lo
 // StoreLogs stores entries durably.
 func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 	if err := w.node.markAlive(); err != nil {
+		w.node.storeFailed(err)
 		return err
 	}
 	w.node.waitBacklog()
@@ -237,27 +239,29 @@ type watchedStable struct {
 
 // Set stores a value durably.
 func (w *watchedStable) Set(key, val []byte) error {
-	if err := w.node.markAlive(); err != nil {
-		return err
-	}
-	return w.late(w.StableStore.Set(key, val))
-}
-
-// late drops the error of a write that comes after raft has ended: the heartbeats of connections that close just then are still
-// looked at, and raft panics where it cannot note a term. Nobody hears the answer any more.
-func (w *watchedStable) late(err error) error {
-	if w.node.stores.down.Load() {
-		return nil
-	}
-	return err
+	return w.write(func() error { return w.StableStore.Set(key, val) })
 }
 
 // SetUint64 stores a value durably.
 func (w *watchedStable) SetUint64(key []byte, val uint64) error {
-	if err := w.node.markAlive(); err != nil {
-		return err
+	return w.write(func() error { return w.StableStore.SetUint64(key, val) })
+}
+
+// write stores a value. Raft panics where it cannot note a term, so it is told of no failure: it waits here for the end of this node, whose user
+// knows the failure by then, and ends with it, without having promised anything. A write that comes after raft has ended is of a
+// heartbeat on a connection that closes just then, whose answer nobody hears.
+func (w *watchedStable) write(set func() error) error {
+	err := w.node.markAlive()
+	if err != nil {
+		w.node.storeFailed(err)
+	} else {
+		err = set()
 	}
-	return w.late(w.StableStore.SetUint64(key, val))
+	if err != nil && !w.node.stores.down.Load() {
+		<-w.node.closing
+		runtime.Goexit()
+	}
+	return nil
 }
 
 // scanStarts lets NewRaft, which comes next, look through the log the cheap way.
