@@ -56,7 +56,7 @@ type Client struct {
 }
 
 // Dial makes a client of the cluster with these nodes ("host:port,host:port,…"
-// split; any of them will do), and checks that one answers.
+// split; any of them will do), and checks that one answers, and that they are of one cluster (KindForeign).
 func Dial(ctx context.Context, addrs []string, opt Options) (*Client, error) {
 	if len(addrs) == 0 {
 		return nil, errors.New(errors.KindInvalid, "no node addresses given; write them as host:port,host:port")
@@ -64,12 +64,11 @@ func Dial(ctx context.Context, addrs []string, opt Options) (*Client, error) {
 	if opt.Wait == 0 {
 		opt.Wait = 30 * time.Second
 	}
-	c := &Client{conn: fileconn.New(addrs, opt.Wait), opt: opt, ctx: context.Background()}
-	if _, err := c.conn.Get(ctx); err != nil {
-		c.conn.Close()
+	conn, err := fileconn.Dial(ctx, addrs, opt.Wait)
+	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return &Client{conn: conn, opt: opt, ctx: context.Background()}, nil
 }
 
 // ParseAddrs splits a CLUSTER argument.

@@ -6,12 +6,14 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 
+	"dfs/blockstore"
 	dfsfs "dfs/fs"
 	"dfs/fs/filerpc"
 	"dfs/internal/cluster"
@@ -38,6 +40,13 @@ type testNode struct {
 	rpc   *filerpc.Server
 	grpc  *grpc.Server
 	hook  hooked
+
+	cluster atomic.Value // string: the id of the cluster that it says it is of
+}
+
+// Info implements cluster.Source.
+func (n *testNode) Info() cluster.Info {
+	return cluster.Info{Node: blockstore.NodeID(n.addr), ClusterID: n.cluster.Load().(string)}
 }
 
 func newWorld(t *testing.T, nodes int, opt filerpc.Options) *world {
@@ -73,6 +82,8 @@ func (w *world) add(opt filerpc.Options) *testNode {
 	n.rpc = filerpc.NewServer(opt)
 	n.grpc = grpc.NewServer(cluster.ServerOptions(nil)...)
 	n.rpc.Register(n.grpc)
+	n.cluster.Store("one")
+	cluster.Register(n.grpc, n)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
 	n.addr = l.Addr().String()

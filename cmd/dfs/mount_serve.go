@@ -55,6 +55,9 @@ func (p *mountPlan) mount(ctx context.Context, log *slog.Logger) (*fuse.Mount, m
 	} else {
 		server, setInvalidator, err = p.openLocal(opening, quorumWait, log)
 	}
+	if errors.Is(err, errors.KindForeign) {
+		return nil, nil, errors.New(errors.KindForeign, "cannot mount %s: %w", p.source, err)
+	}
 	if err != nil {
 		return nil, nil, errors.New(errors.KindOf(err), "cannot mount %s: %w; do a majority of the nodes run, and are the addresses right? (dfs status %s)", p.source, err, p.source)
 	}
@@ -77,7 +80,7 @@ func (p *mountPlan) openLocal(ctx context.Context, quorumWait time.Duration, log
 	}
 	if err := cl.Refresh(ctx); errors.Is(err, errors.KindForeign) { // what is tried again, below, would not tell
 		cl.Close()
-		return nil, nil, errors.New(errors.KindForeign, "cannot mount %s: %w", p.source, err)
+		return nil, nil, err
 	}
 	host, _ := os.Hostname()
 	server, err := assembly.OpenFileServer(ctx, cl, assembly.FileServerOptions{

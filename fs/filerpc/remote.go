@@ -34,14 +34,13 @@ type Remote struct {
 var _ fs.FileSystem = (*Remote)(nil)
 
 // DialRemote connects to the file service of one of the nodes at addrs ("host:port"). wait bounds the search for a node that
-// answers, now and whenever one fails; not above 0: for ever. KindUnavailable if none answers.
+// answers, now and whenever one fails; not above 0: for ever. KindUnavailable if none answers, KindForeign if they are of several clusters.
 func DialRemote(ctx context.Context, addrs []string, wait time.Duration) (*Remote, error) {
-	r := &Remote{conn: fileconn.New(addrs, wait), table: map[fs.Handle]*fileconn.Open{}}
-	if _, err := r.conn.Get(ctx); err != nil {
-		r.conn.Close()
+	conn, err := fileconn.Dial(ctx, addrs, wait)
+	if err != nil {
 		return nil, err
 	}
-	return r, nil
+	return &Remote{conn: conn, table: map[fs.Handle]*fileconn.Open{}}, nil
 }
 
 // Close gives the connection up. There is nothing to flush, so it does not fail.

@@ -40,6 +40,7 @@ type Conn struct {
 	session session
 
 	mu      sync.Mutex
+	cluster string // the id of the nodes' cluster, "" while it is not known
 	current *Attachment
 	opens   map[*Open]struct{}
 	next    int // index of the address to try next
@@ -66,6 +67,54 @@ func New(addrs []string, wait time.Duration) *Conn {
 	_, _ = rand.Read(c.id) // never fails: crypto/rand
 	c.session.init()
 	return c
+}
+
+// Dial is New, with a node that answers. KindUnavailable if none does; KindForeign if the nodes are of several clusters.
+func Dial(ctx context.Context, addrs []string, wait time.Duration) (*Conn, error) {
+	c := New(addrs, wait)
+	_, err := c.Get(ctx)
+	if err == nil {
+		err = c.learnCluster(ctx)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// learnCluster asks all nodes of which cluster they are. From then on a node of another one is not used, whoever has its address.
+func (c *Conn) learnCluster(ctx context.Context) error {
+	cl, err := cluster.Dial(c.addrs, cluster.Options{})
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.Refresh(ctx); errors.Is(err, errors.KindForeign) { // that some do not answer is no matter
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cluster = cl.ID()
+	return nil
+}
+
+// belongs refuses a node of another cluster than the one that was dialled.
+func (c *Conn) belongs(ctx context.Context, a *Attachment) error {
+	c.mu.Lock()
+	want := c.cluster
+	c.mu.Unlock()
+	if want == "" {
+		return nil
+	}
+	info, err := cluster.Ask(ctx, a.CC)
+	if err != nil {
+		return err
+	}
+	if info.ClusterID != want {
+		return errors.New(errors.KindForeign, "the node at %s (%s) is of cluster %q, not of %q: correct the list of addresses", a.Addr, info.Node, info.ClusterID, want)
+	}
+	return nil
 }
 
 // ID is the client's secret name, 16 random bytes.
@@ -113,7 +162,9 @@ func (c *Conn) Get(ctx context.Context) (*Attachment, error) {
 			if search.Err() != nil {
 				return nil, c.unreachable(ctx, firstOf(last, err))
 			}
-			last = err
+			if !errors.Is(last, errors.KindForeign) { // which says more than that another one is dead
+				last = err
+			}
 		}
 		select {
 		case <-search.Done():
@@ -178,6 +229,11 @@ func (c *Conn) attach(ctx context.Context, addr string) (*Attachment, error) {
 		got.err = errors.New(errors.KindTimeout, "%s did not answer within %s", addr, attachWait)
 	case <-ctx.Done():
 		got.err = errors.New(errors.KindOf(ctx.Err()), "%s did not answer in time: %w", addr, ctx.Err())
+	}
+	if got.err == nil {
+		asking, cancel := context.WithTimeout(ctx, attachWait)
+		got.err = c.belongs(asking, a)
+		cancel()
 	}
 	if got.err != nil {
 		a.close()
