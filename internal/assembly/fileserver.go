@@ -71,19 +71,28 @@ type backend struct {
 	clerk  *lockserver.SessionClerk
 	store  *blockrpc.Client
 	log    *wal.Writer
+	end    func() // abandon, but in tests
 }
 
 // holder is the file server as one session's clerk sees it: what that clerk still does when the session is over must not
 // reach the session after it.
 type holder struct {
-	*fs.Server
+	server
 	over atomic.Bool
 }
+
+// server is what a clerk calls: fs.Server.
+type server interface {
+	lockserver.Holder
+	lockserver.RevokePreparer
+}
+
+var _ server = (*fs.Server)(nil)
 
 // PrepareRevoke passes on what a live session's clerk says.
 func (h *holder) PrepareRevoke(id lockserver.LockID, to lockserver.Mode) {
 	if !h.over.Load() {
-		h.Server.PrepareRevoke(id, to)
+		h.server.PrepareRevoke(id, to)
 	}
 }
 
@@ -92,13 +101,20 @@ func (h *holder) Revoke(id lockserver.LockID, to lockserver.Mode) (index uint64,
 	if h.over.Load() {
 		return 0, false, errors.New(errors.KindSessionEnded, "revoke of %d: its session is over", id)
 	}
-	return h.Server.Revoke(id, to)
+	return h.server.Revoke(id, to)
+}
+
+// LeaseExpired passes on that a live session's lease ran out.
+func (h *holder) LeaseExpired() {
+	if !h.over.Load() {
+		h.server.LeaseExpired()
+	}
 }
 
 // SessionEnded passes on that this session, and not a later one, has ended.
 func (h *holder) SessionEnded(cause error) {
 	if !h.over.Load() {
-		h.Server.SessionEnded(cause)
+		h.server.SessionEnded(cause)
 	}
 }
 
@@ -159,7 +175,7 @@ func (f *FileServer) current() *backend {
 
 // attach opens a session and gives it to the file server.
 func (f *FileServer) attach(ctx context.Context) error {
-	h := &holder{Server: f.Server}
+	h := &holder{server: f.Server}
 	clerk, err := lockrpc.Open(ctx, f.cluster, lockrpc.Options{Name: f.opt.Name, TTL: f.opt.TTL, Holder: h, Clock: f.opt.Clock, Logger: f.opt.Logger})
 	if err != nil {
 		return err
@@ -179,6 +195,7 @@ func (f *FileServer) attach(ctx context.Context) error {
 		}
 	}
 	be := &backend{holder: h, clerk: clerk, store: store, log: log}
+	be.end = be.abandon
 	f.mu.Lock()
 	f.now = be
 	f.mu.Unlock()
@@ -191,32 +208,53 @@ func (f *FileServer) attach(ctx context.Context) error {
 
 // heal opens a new session whenever the last one was lost.
 func (f *FileServer) heal() {
+	h := healer{lost: f.lost, live: f.Live, leave: func() { f.leave(f.current()) }, attach: f.attach, log: f.opt.Logger}
+	h.run(f.ctx)
+}
+
+// healer replaces sessions that were lost. leave gives the present one up and does not wait for anything, attach opens the next.
+type healer struct {
+	lost   <-chan error
+	live   func() bool
+	leave  func()
+	attach func(ctx context.Context) error
+	log    *slog.Logger
+}
+
+func (h *healer) run(ctx context.Context) {
 	for {
 		select {
-		case <-f.ctx.Done():
+		case <-ctx.Done():
 			return
-		case cause := <-f.lost:
-			if f.Live() { // said of a session that was lost while it was being opened: another has come since
+		case cause := <-h.lost:
+			if h.live() { // said of a session that was lost while it was being opened: another has come since
 				continue
 			}
-			f.opt.Logger.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
+			h.log.Error("the session with the cluster was lost: what was not flushed is lost and told to its users; opening a new one", "cause", cause)
 		}
-		f.leave(f.current())
-		for {
-			err := f.attach(f.ctx)
-			if err == nil {
-				f.opt.Logger.Info("a new session is open")
-				break
-			}
-			if f.ctx.Err() != nil {
-				return
-			}
-			f.opt.Logger.Warn("no new session yet", "error", err)
-			select {
-			case <-f.ctx.Done():
-				return
-			case <-time.After(reopenPause):
-			}
+		h.leave()
+		if !h.reopen(ctx) {
+			return
+		}
+	}
+}
+
+// reopen opens a session, trying until ctx ends.
+func (h *healer) reopen(ctx context.Context) bool {
+	for {
+		err := h.attach(ctx)
+		if err == nil {
+			h.log.Info("a new session is open")
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		h.log.Warn("no new session yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(reopenPause):
 		}
 	}
 }
@@ -225,7 +263,7 @@ func (f *FileServer) heal() {
 // requests that wait for the next session.
 func (f *FileServer) leave(b *backend) {
 	b.holder.over.Store(true)
-	f.leaving.Go(b.abandon)
+	f.leaving.Go(b.end)
 }
 
 // abandon ends what is left of a session that is over.
