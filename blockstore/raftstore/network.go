@@ -108,7 +108,7 @@ type raftAddr string
 func (raftAddr) Network() string  { return "dfs" }
 func (a raftAddr) String() string { return string(a) }
 
-// transport is raft's network transport with two additions: entries go their own way (appendWire), and while a follower
+// transport is raft's network transport with three changes: entries go their own way (appendWire), votes are asked for without an id, and while a follower
 // installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
@@ -133,6 +133,23 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		}
 	}
 	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+}
+
+// RequestVote asks for a vote without naming the candidate's id. Raft's library would refuse it to a
+// candidate that the voter has not heard of as a member: after a node was replaced while another was away, these two could not
+// elect a leader between them, though they are a majority. Raft needs no such check (a log that lacks what was committed gets no
+// majority), and a removed node disturbs nobody: who hears from a leader refuses it in any case.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	nameless := *args
+	nameless.ID = nil
+	return t.NetworkTransport.RequestVote(id, target, &nameless, resp)
+}
+
+// RequestPreVote asks in the same way. It must name a voter that is known where it is asked: there the id serves for nothing else.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	asked := *args
+	asked.ID = []byte(id)
+	return t.NetworkTransport.RequestPreVote(id, target, &asked, resp)
 }
 
 // Close ends both ways and every connection.
