@@ -148,6 +148,20 @@ func (d *disk) cut() {
 	d.hang.end()
 }
 
+// armed tells whether the power is about to fail.
+func (d *disk) armed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.offIn > 0
+}
+
+// disarm lets it stay on.
+func (d *disk) disarm() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.offIn = 0
+}
+
 // calm takes back what was to come.
 func (d *disk) calm() {
 	d.mu.Lock()

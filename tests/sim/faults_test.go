@@ -238,7 +238,14 @@ func (w *world) restart(n *node, again int) {
 			n.disk.mu.Unlock()
 			again--
 		}
+		armed := n.disk.armed()
 		err := n.start()
+		if err == nil && armed { // it may fail while it redoes what is in its log
+			time.Sleep(time.Second)
+			if n.disk.disarm(); n.replica() == nil && !n.isGone() {
+				continue
+			}
+		}
 		if err == nil {
 			return
 		}
