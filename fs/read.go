@@ -70,8 +70,13 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 	if err != nil {
 		return 0, err
 	}
-	n := l.n
-	defer ss.unlockSingle(l)
+	n, touch := l.n, false
+	defer func() { // before the answer, behind the locks: it waits for nothing
+		ss.unlockSingle(l)
+		if touch {
+			ss.touchAtime(h.ino)
+		}
+	}()
 	first, end := off/blockSize, (off+uint64(len(dst))+blockSize-1)/blockSize
 	in, err := ss.loadAlong(ctx, n, first, end-min(first, end))
 	if err != nil {
@@ -88,9 +93,7 @@ func (ss *session) readHandle(ctx context.Context, h *handle, dst []byte, off ui
 	if err := ss.answer(ctx, false); err != nil {
 		return 0, err
 	}
-	if !ss.s.opts.NoAtime && h.flags&syscall.O_NOATIME == 0 && n.needsAtime(in, ss.s.opts.Now()) {
-		ss.spawn(func(ctx context.Context) { ss.touchAtime(h.ino) })
-	}
+	touch = !ss.s.opts.NoAtime && h.flags&syscall.O_NOATIME == 0 && n.needsAtime(in, ss.s.opts.Now())
 	return got, nil
 }
 
@@ -343,7 +346,7 @@ func (n *node) needsAtime(in *layout.Inode, now time.Time) bool {
 	return now.Unix()-last >= 60 && n.atimeTried.CompareAndSwap(last, now.Unix())
 }
 
-// touchAtime sets atime if the exclusive lock is at hand.
+// touchAtime sets atime if the exclusive lock is at hand and nobody else works on the inode. It does not wait.
 func (ss *session) touchAtime(ino uint64) {
 	id := lockserver.LockID(ino)
 	if !ss.be.Clerk.TryAcquire(lockserver.Request{ID: id, Mode: lockserver.Exclusive}) {
