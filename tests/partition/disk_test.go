@@ -25,7 +25,6 @@ type disk struct {
 	t           *testing.T
 	device, dir string
 	node        *harness.Node // whose it is, if that was added later
-	off         bool          // without power
 }
 
 // newDisk makes a disk and mounts it where the node's data will be.
@@ -72,6 +71,13 @@ func (d *disk) remove() {
 	}
 }
 
+// ownDisks gives each node a disk of its own.
+func ownDisks(w *world, c *harness.Cluster) {
+	for _, n := range c.Nodes {
+		w.disks[n] = newDisk(w.t, n.Data)
+	}
+}
+
 // What ext4 is told by ioctl.
 const (
 	fifreeze        = 0xc0045877
@@ -109,10 +115,10 @@ func losses() []fault {
 // power takes the power from nodes: what their disks do not have by now is lost.
 func (w *world) power(nodes []*harness.Node) (heal func()) {
 	w.t.Helper()
-	nodes = slices.DeleteFunc(nodes, func(n *harness.Node) bool { return w.disks[n].off })
+	nodes = slices.DeleteFunc(nodes, func(n *harness.Node) bool { return w.dark[n] })
 	for _, n := range nodes {
 		must(w.t, w.disks[n].control(ext4Shutdown, withoutLogFlush))
-		w.disks[n].off = true
+		w.dark[n] = true
 	}
 	for _, n := range nodes {
 		n.Kill()
@@ -121,7 +127,7 @@ func (w *world) power(nodes []*harness.Node) (heal func()) {
 		for _, n := range nodes {
 			w.disks[n].unmount()
 			must(w.t, w.disks[n].mount())
-			w.disks[n].off = false
+			w.dark[n] = false
 		}
 		w.up()
 	}
@@ -146,27 +152,32 @@ func powerOne(w *world, r *rand.Rand) (func(), string) {
 
 // fullDisks fills the disks of one, two or all nodes.
 func fullDisks(w *world, r *rand.Rand) (func(), string) {
-	var list []string
+	var list []*harness.Node
 	first, count := r.IntN(len(w.c.Nodes)), 1+r.IntN(len(w.c.Nodes))
 	for i := range count {
 		n := w.c.Nodes[(first+i)%len(w.c.Nodes)]
-		path := filepath.Join(n.Data, "filler")
-		f, err := os.Create(path)
+		f, err := os.Create(filler(n))
 		must(w.t, err)
 		for size := int64(diskBytes); size >= 4096; size /= 2 {
 			for at := int64(0); unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, at, size) == nil; at += size {
 			}
 		}
 		_ = f.Close()
-		list = append(list, path)
+		list = append(list, n)
 	}
 	return func() {
-		for _, path := range list {
-			must(w.t, os.Remove(path))
+		for _, n := range list {
+			must(w.t, os.Remove(filler(n)))
+			dir, err := os.Open(n.Data)
+			must(w.t, err)
+			must(w.t, unix.Syncfs(int(dir.Fd()))) // or the next loss of power brings it back
+			must(w.t, dir.Close())
 		}
 		w.up()
 	}, fmt.Sprintf("the disks of %d nodes full", count)
 }
+
+func filler(n *harness.Node) string { return filepath.Join(n.Data, "filler") }
 
 func frozenDisk(w *world, r *rand.Rand) (func(), string) {
 	n := one(r, w.c.Nodes)

@@ -1,5 +1,5 @@
 // Package partition holds the black-box tests of faults: real nodes and mounts, each on a host of its own (a network namespace),
-// each node with a disk of its own (a small ext4), and a nemesis that cuts, pauses, kills, fills, freezes and powers off while clients
+// each node with a disk of its own (a small ext4, or one that loses what it may: tests/lossy), and a nemesis that cuts, pauses, kills, fills, freezes and powers off while clients
 // on every mount keep histories, which tests/check judges afterwards.
 //
 // A round is: clients begin on all mounts; one or two faults, drawn from the round's seed, begin, last, and are healed; every

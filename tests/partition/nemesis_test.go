@@ -214,7 +214,7 @@ func kills() []fault {
 func (w *world) up() {
 	w.t.Helper()
 	for _, n := range w.c.Nodes {
-		if d := w.disks[n]; n.Process().Exited() && (d == nil || !d.off) {
+		if n.Process().Exited() && !w.dark[n] {
 			n.Start()
 		}
 	}

@@ -50,23 +50,36 @@ func durations() []time.Duration {
 // TestNemesis: cuts, kills and pauses of anybody.
 func TestNemesis(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 7)
-	w := start(t, seed, true)
+	w := start(t, seed, ownDisks)
 	faults, repeat := slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), 1
 	if soak() > 0 {
 		faults, repeat = slices.Concat(faults, kills(), losses()), 4
 	}
-	w.goOn(seed, rounds, 0.5, faults, plan{most: 2, repeat: repeat, durations: durations()})
+	w.goOn(seed, rounds, 0.4, faults, plan{most: 2, repeat: repeat, durations: durations()})
 	w.finish()
 }
 
 // TestPauses: mounts and leaders stand still and go on.
 func TestPauses(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 20)
-	w := start(t, seed, false)
+	w := start(t, seed, nil)
 	faults, repeat := pauses(), 1
 	if soak() > 0 {
 		faults, repeat = slices.Concat(faults, leaderPauses()), 4
 	}
 	w.goOn(seed, rounds, 0.4, faults, plan{most: 2, repeat: repeat, durations: durations()})
+	w.finish()
+}
+
+// TestLossyDisks: disks forget or tear at a loss of power what was not synced, and die.
+func TestLossyDisks(t *testing.T) {
+	seed, rounds := seedAndRounds(t, 2)
+	w := start(t, seed, lossyDisks)
+	repeat := 1
+	if soak() > 0 {
+		repeat = 4
+	}
+	w.goOn(seed, 1, 0.2, []fault{failingDisk()}, plan{most: 1, repeat: 1, durations: durations()})
+	w.goOn(seed, rounds, 0.2, lossyFaults(), plan{most: 2, repeat: repeat, durations: durations()})
 	w.finish()
 }

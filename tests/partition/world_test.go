@@ -14,6 +14,7 @@ import (
 
 	"dfs/tests/check"
 	"dfs/tests/harness"
+	"dfs/tests/lossy"
 )
 
 const (
@@ -32,6 +33,8 @@ type world struct {
 	c      *harness.Cluster
 	mounts []*harness.Mount
 	disks  map[*harness.Node]*disk
+	lossy  map[*harness.Node]*lossy.Disk
+	dark   map[*harness.Node]bool // without power
 	tally  *tally
 	rounds int
 	added  int // nodes that replaced others
@@ -46,10 +49,11 @@ type world struct {
 // serverArgs make checkpoints and cut the log often.
 var serverArgs = []string{"--checkpoint", "8M", "--keep-log", "4M"}
 
-// start starts three nodes and the mounts, all on hosts of their own. With disks each node has a disk of its own.
-func start(t *testing.T, seed uint64, withDisks bool) *world {
+// start starts three nodes and the mounts, all on hosts of their own. With prepare, it is called before the nodes are started.
+func start(t *testing.T, seed uint64, prepare func(w *world, c *harness.Cluster)) *world {
 	t.Helper()
-	w := &world{t: t, net: harness.NewNetwork(t, seed), disks: map[*harness.Node]*disk{}, tally: openTally(t)}
+	w := &world{t: t, net: harness.NewNetwork(t, seed), disks: map[*harness.Node]*disk{}, lossy: map[*harness.Node]*lossy.Disk{},
+		dark: map[*harness.Node]bool{}, tally: openTally(t)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			w.tally.add("violations", 1) // whatever was wrong: the round that finds it is the last
@@ -57,12 +61,8 @@ func start(t *testing.T, seed uint64, withDisks bool) *world {
 		}
 	})
 	opt := harness.Options{Network: w.net, Args: serverArgs}
-	if withDisks {
-		opt.Prepare = func(c *harness.Cluster) {
-			for _, n := range c.Nodes {
-				w.disks[n] = newDisk(t, n.Data)
-			}
-		}
+	if prepare != nil {
+		opt.Prepare = func(c *harness.Cluster) { prepare(w, c) }
 	}
 	w.c = harness.Start(t, opt)
 	w.c.WaitReady()
