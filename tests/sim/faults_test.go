@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dfs/blockstore"
+	"dfs/internal/errors"
 )
 
 // schedule puts faults in, by seed, one after another; many last while the next ones come.
@@ -442,6 +443,23 @@ func (s *schedule) replaceNode() {
 	}()
 }
 
+// whole repairs every member but old, whose copies may be the only good ones: what is rotten on one of two and torn on the other is lost.
+func (s *schedule) whole(ctx context.Context, old *node) error {
+	for _, n := range s.w.members() {
+		if n == old {
+			continue
+		}
+		r := n.replica()
+		if r == nil {
+			return errors.New(errors.KindUnavailable, "%s does not run", n.id)
+		}
+		if sum, err := r.Scrub(ctx, nil); err != nil || sum.Failed > 0 {
+			return errors.New(errors.KindUnavailable, "%s is not whole: %+v %v", n.id, sum, err)
+		}
+	}
+	return nil
+}
+
 // swap makes n a voter, then removes old. It goes on until both are done: the leader may change.
 func (s *schedule) swap(n, old *node) {
 	steps := []func(context.Context) error{
@@ -451,6 +469,7 @@ func (s *schedule) swap(n, old *node) {
 		func(ctx context.Context) error {
 			return s.asLeader(func(r member) error { return r.Promote(ctx, blockstore.NodeID(n.id)) })
 		},
+		func(ctx context.Context) error { return s.whole(ctx, old) },
 		func(ctx context.Context) error {
 			return s.asLeader(func(r member) error {
 				if !slices.ContainsFunc(r.Members(), func(m memberInfo) bool { return string(m.ID) == old.id }) {
