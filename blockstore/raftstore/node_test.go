@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dfs/blockstore"
@@ -119,29 +120,31 @@ func TestLeaderLossLosesNothingAndDoesNothingTwice(t *testing.T) {
 
 func TestAsyncKeepsOrder(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "a", "b", "c")
-	c.startAll()
-	w := c.writer('x')
-	l := c.leader()
-	const n = 200
-	var wg sync.WaitGroup
-	var bad atomic.Int64
-	for i := uint64(1); i <= n; i++ {
-		wg.Add(1)
-		l.ProposeAsync(context.Background(), w.command(i, fullRecord(5, i, 1, 'q', 1)), func(r blockstore.Result, err error) {
-			if err != nil || r.Err != nil {
-				bad.Add(1)
-			}
-			wg.Done()
-		})
-	}
-	wg.Wait()
-	if bad.Load() != 0 {
-		t.Fatalf("%d of %d failed: out of order", bad.Load(), n)
-	}
-	if b := l.Status().InFlightBytes; b != 0 {
-		t.Fatalf("%d bytes still in flight", b)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a", "b", "c")
+		c.startAll()
+		w := c.writer('x')
+		l := c.leader()
+		const n = 200
+		var wg sync.WaitGroup
+		var bad atomic.Int64
+		for i := uint64(1); i <= n; i++ {
+			wg.Add(1)
+			l.ProposeAsync(context.Background(), w.command(i, fullRecord(5, i, 1, 'q', 1)), func(r blockstore.Result, err error) {
+				if err != nil || r.Err != nil {
+					bad.Add(1)
+				}
+				wg.Done()
+			})
+		}
+		wg.Wait()
+		if bad.Load() != 0 {
+			t.Fatalf("%d of %d failed: out of order", bad.Load(), n)
+		}
+		if b := l.Status().InFlightBytes; b != 0 {
+			t.Fatalf("%d bytes still in flight", b)
+		}
+	})
 }
 
 func TestProposalsOnFollowerAndBadCommandsAreRefused(t *testing.T) {
