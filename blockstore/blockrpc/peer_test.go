@@ -133,6 +133,11 @@ func (f *fakeNode) Held() bool { return f.held.Load() && !f.lapse.Load() }
 
 // withNode runs f with a node at a:1 and connections to it.
 func withNode(t *testing.T, f func(t *testing.T, n *fakeNode, cl *cluster.Cluster)) {
+	withPeer(t, func(n *fakeNode) PeerSource { return n }, f)
+}
+
+// withPeer is withNode with another in the node's place for other nodes.
+func withPeer(t *testing.T, peer func(n *fakeNode) PeerSource, f func(t *testing.T, n *fakeNode, cl *cluster.Cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &group{t: t, state: blockstore.NewState()}
 		n := &fakeNode{fakeReplica: &fakeReplica{g: g, id: "a", addr: "a:1", leader: true, thinks: true}, applied: 50}
@@ -144,7 +149,7 @@ func withNode(t *testing.T, f func(t *testing.T, n *fakeNode, cl *cluster.Cluste
 		}
 		ln := bufconn.Listen(1 << 16)
 		srv := grpc.NewServer(cluster.ServerOptions(nil)...)
-		bs, err := NewServer(ServerOptions{Node: "a", Replica: n, Peer: n, Admin: n})
+		bs, err := NewServer(ServerOptions{Node: "a", Replica: n, Peer: peer(n), Admin: n})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -351,7 +351,14 @@ func fsxRuns(t *testing.T, dirs []string, changing, staying int) {
 	}
 	t.Logf("DFS_SEED=%d replays it", seed)
 	const sizeMax = 64 << 10
-	for _, run := range []struct{ ops, stay int }{{rounds(changing, 1_000_000), 1}, {rounds(staying, 1_000_000), 60}} {
+	changing, staying = rounds(changing, 50_000), rounds(staying, 950_000)
+	if s := os.Getenv("DFS_FSX_OPS"); s != "" {
+		var all int
+		_, err := fmt.Sscan(s, &all)
+		must(t, err)
+		changing, staying = all/20, all-all/20
+	}
+	for _, run := range []struct{ ops, stay int }{{changing, 1}, {staying, 60}} {
 		x := &fsx{t: t, r: rand.New(rand.NewSource(seed)), limit: sizeMax, stay: run.stay}
 		for _, d := range dirs[:2] {
 			fd, err := unix.Open(filepath.Join(d, fmt.Sprintf("fsx%d", run.stay)), unix.O_RDWR|unix.O_CREAT, 0o666)
@@ -364,7 +371,7 @@ func fsxRuns(t *testing.T, dirs []string, changing, staying int) {
 		for i := 0; i < run.ops && !t.Failed(); i++ {
 			x.step(i)
 		}
-		t.Logf("%.0f operations/s, a change of mounts every %d", float64(run.ops)/time.Since(began).Seconds(), run.stay)
+		t.Logf("%d operations, %.0f/s, a change of mounts every %d", run.ops, float64(run.ops)/time.Since(began).Seconds(), run.stay)
 		for i := range x.fds {
 			_ = unix.Munmap(x.maps[i])
 			_ = unix.Close(x.fds[i])
