@@ -24,7 +24,7 @@ func limit(promised time.Duration) time.Duration {
 // TestFailover: the leader dies; writes go on soon, and the locks of living clients stay theirs. A client dies; its locks go to
 // others when its lease is over. In a long run that has the machine for itself throughput is measured, too.
 func TestFailover(t *testing.T) {
-	w := start(t, 1, nil)
+	w := start(t, 1, serverArgs, nil)
 	times := 2
 	if soak() > 0 {
 		times = 10

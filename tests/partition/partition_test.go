@@ -50,7 +50,7 @@ func durations() []time.Duration {
 // TestNemesis: cuts, kills and pauses of anybody.
 func TestNemesis(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 7)
-	w := start(t, seed, ownDisks)
+	w := start(t, seed, serverArgs, ownDisks)
 	faults, repeat := slices.Concat(cuts(), cuts(), kills(), pauses(), disks()), 1
 	if soak() > 0 {
 		faults, repeat = slices.Concat(faults, kills(), losses()), 4
@@ -62,7 +62,7 @@ func TestNemesis(t *testing.T) {
 // TestPauses: mounts and leaders stand still and go on.
 func TestPauses(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 20)
-	w := start(t, seed, nil)
+	w := start(t, seed, serverArgs, nil)
 	faults, repeat := pauses(), 1
 	if soak() > 0 {
 		faults, repeat = slices.Concat(faults, leaderPauses()), 4
@@ -74,7 +74,7 @@ func TestPauses(t *testing.T) {
 // TestLossyDisks: disks forget or tear at a loss of power what was not synced, and die.
 func TestLossyDisks(t *testing.T) {
 	seed, rounds := seedAndRounds(t, 2)
-	w := start(t, seed, lossyDisks)
+	w := start(t, seed, eagerArgs, lossyDisks)
 	repeat := 1
 	if soak() > 0 {
 		repeat = 4

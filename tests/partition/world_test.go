@@ -46,11 +46,14 @@ type world struct {
 	values atomic.Uint64 // the last that was written anywhere
 }
 
-// serverArgs make checkpoints and cut the log often.
-var serverArgs = []string{"--checkpoint", "8M", "--keep-log", "4M"}
+// serverArgs make checkpoints and cut the log often; eagerArgs do in each round, which checkpoints need that are to go wrong.
+var (
+	serverArgs = []string{"--checkpoint", "8M", "--keep-log", "4M"}
+	eagerArgs  = []string{"--checkpoint", "1M", "--keep-log", "1M"}
+)
 
 // start starts three nodes and the mounts, all on hosts of their own. With prepare, it is called before the nodes are started.
-func start(t *testing.T, seed uint64, prepare func(w *world, c *harness.Cluster)) *world {
+func start(t *testing.T, seed uint64, args []string, prepare func(w *world, c *harness.Cluster)) *world {
 	t.Helper()
 	w := &world{t: t, net: harness.NewNetwork(t, seed), disks: map[*harness.Node]*disk{}, lossy: map[*harness.Node]*lossy.Disk{},
 		dark: map[*harness.Node]bool{}, tally: openTally(t)}
@@ -60,7 +63,7 @@ func start(t *testing.T, seed uint64, prepare func(w *world, c *harness.Cluster)
 			w.tally.log(t)
 		}
 	})
-	opt := harness.Options{Network: w.net, Args: serverArgs}
+	opt := harness.Options{Network: w.net, Args: args}
 	if prepare != nil {
 		opt.Prepare = func(c *harness.Cluster) { prepare(w, c) }
 	}
