@@ -11,6 +11,7 @@ PKG ?= ./...
 
 build: ## build bin/dfs
 	@set -e; go=$$(scripts/setup.sh build | tail -n 1); mkdir -p bin; \
+	[ -x $(BIN) ] || echo "building dfs: the first time this takes a minute or two" >&2; \
 	CGO_ENABLED=0 $$go build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/dfs
 
 demo: build ## three nodes on this machine and a mount at mnt/ (DIR= overrides)

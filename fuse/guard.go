@@ -26,6 +26,8 @@ import (
 const (
 	deathSignal = syscall.SIGUSR1
 	guardFD     = 3 // the guard's descriptor of the control file
+
+	fusectlMagic = 0x65735543 // FUSE_CTL_SUPER_MAGIC
 )
 
 // guard is a guard as the mount's process sees it.
@@ -76,6 +78,11 @@ func (g *guard) close() {
 // Guard is what a mount's guard does (Options.Guard): it waits for the death of the mount's process and then aborts the
 // connection. It returns when that is done; a mount that ends in order kills its guard.
 func Guard(log *slog.Logger) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(guardFD, &st); err != nil || st.Type != fusectlMagic {
+		log.Error("this is for a mount to start, which leaves it a descriptor of the FUSE control file system")
+		return
+	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT) // it ends with the mount
 	died := make(chan os.Signal, 1)
 	control := os.NewFile(guardFD, "control")

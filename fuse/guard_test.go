@@ -111,6 +111,23 @@ func TestGuardEnds(t *testing.T) {
 	expectLine(t, said, "")
 }
 
+// TestGuardByHand: started by anybody else it ends at once.
+func TestGuardByHand(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Env = append(os.Environ(), guardRole+"=guard")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Run() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("a guard without a mount waits")
+	}
+}
+
 // startSilent starts a mount of a silentFS at dir, whose lines come from said; "" is the end of it and of its guard.
 func startSilent(t *testing.T, dir, guarded string) (said chan string, p *os.Process) {
 	t.Helper()

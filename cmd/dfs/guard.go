@@ -19,7 +19,7 @@ func guardOf(dir string) []string {
 	return []string{self, guardCommand, dir}
 }
 
-// runGuard waits for the death of the mount's process.
+// runGuard waits for the death of the mount's process; started by hand it says so and ends.
 func runGuard() {
 	log, err := newLogger("info")
 	if err != nil {
