@@ -356,6 +356,7 @@ func (d *Device) Close() error {
 	}
 	d.closed = true
 	_ = d.awaitAll()
+	d.behind.drop()
 	return d.release()
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -86,7 +85,6 @@ func runServer(ctx context.Context, f serverFlags) error {
 			os.Exit(exitFailed)
 		})
 	}
-	debug.SetGCPercent(50) // buffers dominate: trade a little CPU for memory
 	node, err := assembly.StartNode(opt)
 	if err != nil {
 		return err
