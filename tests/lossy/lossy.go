@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -72,7 +71,6 @@ func New(dir, scratch string) (*Disk, error) {
 
 func (d *Disk) mount() error {
 	root := &fs.LoopbackRoot{Path: d.backing}
-	root.NewNode = func(*fs.LoopbackRoot, *fs.Inode, string, *syscall.Stat_t) fs.InodeEmbedder { return d.node(root) }
 	root.RootNode = d.node(root)
 	server, err := fs.Mount(d.dir, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{FsName: "lossy", Name: "lossy", DirectMount: true, MaxWrite: 1 << 20}})
 	if err != nil {

@@ -26,6 +26,7 @@ type file struct {
 }
 
 var (
+	_ fs.NodeWrapChilder    = (*node)(nil)
 	_ fs.NodeOpener         = (*node)(nil)
 	_ fs.NodeCreater        = (*node)(nil)
 	_ fs.NodeFsyncer        = (*node)(nil)
@@ -48,6 +49,11 @@ var (
 	_ fs.NodeStatfser       = (*node)(nil)
 	_ fs.NodeCopyFileRanger = (*node)(nil)
 )
+
+// WrapChild makes a node of one that LoopbackNode has made.
+func (n *node) WrapChild(_ context.Context, made fs.InodeEmbedder) fs.InodeEmbedder {
+	return n.d.node(made.(*fs.LoopbackNode).RootData)
+}
 
 func (n *node) path(names ...string) string {
 	return filepath.Join(append([]string{n.d.backing, n.Path(n.Root())}, names...)...)
