@@ -61,13 +61,27 @@ func Binary(t testing.TB) string {
 	return build.path
 }
 
-// removeOldBinaries removes what test processes left that were killed, or panicked, before their Main could.
+// removeOldBinaries removes what test processes left that were killed, or panicked, before their Main could: their binaries, and
+// what still runs of them in the background, such as a mount that mount(8) started.
 func removeOldBinaries() {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), binaryPrefix+"*"))
 	for _, dir := range dirs {
 		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), binaryPrefix))
 		if err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
+			killAllOf(dir)
 			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
+// killAllOf kills the processes whose program is in dir.
+func killAllOf(dir string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, link := range links {
+		exe, err := os.Readlink(link)
+		pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err == nil && perr == nil && strings.HasPrefix(exe, dir+"/") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }
