@@ -261,13 +261,14 @@ func (s sequence) run(c *client, writes func() int) (*oracle, error) {
 			}
 			continue
 		}
-		if st.op.sync {
+		changed := len(o.states[i].differences(o.states[i+1])) > 0 // what changed nothing, an fsync of a file need not wait for
+		if st.op.sync && changed {
 			o.acks = append(o.acks, ack{writes(), i + 1})
 		}
 		if err := c.persist(st); err != nil {
 			return nil, fmt.Errorf("%v after %s: %w", st.p, st.op.name, err)
 		}
-		if st.p != nothing {
+		if changed && st.p != nothing || st.p == syncRoot {
 			o.acks = append(o.acks, ack{writes(), i + 1})
 		}
 	}
