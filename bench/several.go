@@ -23,7 +23,7 @@ const (
 	handOverMax     = 20 * time.Millisecond
 	appendMax       = 3 * time.Second
 
-	besidePairs  = 7 // of rounds alone and beside
+	besidePairs  = 15 // of rounds alone and beside
 	besideSettle = time.Second
 	besideSyncs  = 600
 	besideFiles  = 1500
@@ -37,8 +37,8 @@ const (
 )
 
 // benchBeside compares one mount's figures with and without a second, idle mount. Rounds alternate, and so does which
-// of a pair comes first, so that a machine that gets slower or faster meanwhile changes both sides; the fastest of each side are
-// compared, because what else the machine does only ever adds.
+// of a pair comes first, so that a machine that gets slower or faster meanwhile changes both sides; each pair is compared, and the
+// median pair told.
 func benchBeside(c config) ([]result, error) {
 	return withFarm(c, "beside", 1, func(f *farm) ([]result, error) {
 		if _, _, err := besideRound(f.mounts[0].dir); err != nil { // warm up
@@ -56,9 +56,14 @@ func benchBeside(c config) ([]result, error) {
 			}
 		}
 		line := func(what string, took [2][]time.Duration) result {
-			alone, beside := slices.Min(took[0]), slices.Min(took[1])
-			factor := float64(beside) / float64(alone)
-			return result{"with an idle mount beside: " + what, fmt.Sprintf("%.2f x", factor), fmt.Sprintf("the same mount alone: %v; mounts %s", alone.Round(10*time.Microsecond), f.where()),
+			alone := median(took[0])
+			factors := make([]float64, len(took[0]))
+			for i := range factors {
+				factors[i] = float64(took[1][i]) / float64(took[0][i])
+			}
+			slices.Sort(factors)
+			factor := factors[len(factors)/2]
+			return result{"with an idle mount beside: " + what, fmt.Sprintf("%.2f x", factor), fmt.Sprintf("the same mount alone: %v; pairs from %.2f to %.2f x; mounts %s", alone.Round(10*time.Microsecond), factors[0], factors[len(factors)-1], f.where()),
 				fmt.Sprintf("at most %.2f x", besideFactorMax), factor <= besideFactorMax}
 		}
 		return []result{line("4 KiB write + fdatasync", sync), line(fmt.Sprintf("%d files of 4 KiB + fsync", besideFiles), files)}, nil
