@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,6 +115,12 @@ func receiveFD(sock int) (int, error) {
 	return -1, syscall.EPROTO
 }
 
+// A mount in use is tried again so often, with this pause.
+const (
+	busyLooks = 10
+	busyPause = 20 * time.Millisecond
+)
+
 // unmount detaches dir, by system call for root and through fusermount3 else.
 func unmount(dir string, lazy bool) error {
 	if os.Geteuid() == 0 {
@@ -122,6 +129,13 @@ func unmount(dir string, lazy bool) error {
 			flags = unix.MNT_DETACH
 		}
 		err := unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+		for range busyLooks { // who has just closed what was open, or looks at every mount there is, will be gone
+			if err != unix.EBUSY {
+				break
+			}
+			time.Sleep(busyPause)
+			err = unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
+		}
 		switch err {
 		case nil:
 			return nil
