@@ -77,7 +77,7 @@ func sample(rng *rand.Rand, list []sequence, n int) []sequence {
 
 // counts are printed at the end.
 type counts struct {
-	sequences, writes, points, same atomic.Int64
+	writes, points, same atomic.Int64
 }
 
 // each runs test for the sequences, several at a time, until one fails or the time is over, and returns how many it ran.
