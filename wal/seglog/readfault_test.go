@@ -96,7 +96,7 @@ func lookFails(t *testing.T, at int, all bool, sites map[string]int) bool {
 	s.model.sure = s.model.sure.from(20)
 	l.Close()
 	d.looks, d.at = 0, at
-	err = lookEverywhere(l, o, s)
+	err = lookEverywhere(o, s)
 	if d.site == "" {
 		if err != nil {
 			t.Fatalf("without a fault: %v", err)
@@ -133,8 +133,9 @@ func fill(t *testing.T, l *Log, n uint64) state {
 }
 
 // lookEverywhere opens the log, reads all and removes some at the end.
-func lookEverywhere(l *Log, o Options, s *script) (err error) {
-	if l, err = build("fake", o); err != nil {
+func lookEverywhere(o Options, s *script) error {
+	l, err := build("fake", o)
+	if err != nil {
 		return err
 	}
 	defer l.Close()
