@@ -35,6 +35,7 @@ type mountFlags struct {
 	trace       bool
 	onlyMe      bool
 	sloppy      bool
+	remount     bool // only the kernel's flags change
 	debug       string
 	via         string // the nodes whose file service is used; viaSource: CLUSTER's
 }
@@ -134,6 +135,8 @@ func (f *mountFlags) parseOptions() (flags uintptr, err error) {
 			case mountOptionFlags[key] != 0:
 				flags |= mountOptionFlags[key]
 			case word == "" || mountOptionIgnored[key] || strings.HasPrefix(word, "x-") || strings.HasPrefix(word, "comment="):
+			case word == "remount":
+				f.remount = true
 			case key == "cache":
 				f.cache = value
 			case key == "log":
@@ -198,6 +201,9 @@ func runMount(ctx context.Context, f mountFlags, source, dir string, out io.Writ
 	p, err := f.plan(source, dir)
 	if err != nil {
 		return err
+	}
+	if p.remount {
+		return remount(p)
 	}
 	if line := takeLifeline(); line != nil {
 		defer line.Close() // the nodes of dfs dev end after this process

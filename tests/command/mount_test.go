@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -114,9 +115,18 @@ func TestMountHelper(t *testing.T) {
 		t.Fatal("mount -f mounted")
 	}
 	want(t, "an unknown option", helperRun("-o", "rw,nonsense"), 2, "unknown mount option")
+	want(t, "a remount of nothing", helperRun("-o", "remount,ro"), 1, "it is not a dfs mount point")
 	want(t, "mount.dfs", helperRun("-n", "-s", "-o", "rw,_netdev,nosuid,noauto,x-systemd.automount,nonsense,cache=8M,quorum-wait=1s,log="+log), 0, "mounted at")
 	if err := os.WriteFile(mnt+"/f", []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
+	}
+	want(t, "remounted read-only", helperRun("-o", "remount,ro,nosuid,cache=8M"), 0, "^$")
+	if err := os.WriteFile(mnt+"/g", nil, 0o644); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("a write to a mount that is read-only now: %v", err)
+	}
+	want(t, "and back", helperRun("-o", "remount,rw,nosuid,cache=8M"), 0, "^$")
+	if err := os.WriteFile(mnt+"/g", nil, 0o644); err != nil {
+		t.Errorf("a write to a mount that is writable again: %v", err)
 	}
 	table, _ := os.ReadFile("/proc/self/mounts")
 	if !regexp.MustCompile(regexp.QuoteMeta(mnt) + ` fuse.dfs [^\n]*nosuid`).Match(table) {
