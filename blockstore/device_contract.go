@@ -34,6 +34,7 @@ type BadBlock struct {
 	wal.Addr
 	LastIndex uint64 // of its chunk when it was found
 	Suspect   bool   // a redo met it already damaged (torn by a crash): content is known to be incomplete
+	Sum       uint32 // the stored checksum that its content does not fit, for Fits; 0: it is not known
 }
 
 // Device is a node's local store of blocks: what raftstore drives. *device.Device implements
@@ -60,6 +61,9 @@ type Device interface {
 	// Repair puts data in place of a bad block if its chunk's last index is still bad.LastIndex and
 	// the block is still bad; done tells whether it did.
 	Repair(bad BadBlock, data []byte, present bool) (done bool, err error)
+	// Fits tells whether data has the checksum that bad was to have: it is what the block held then, from wherever it comes. Never
+	// for a Suspect one, whose checksum is of what redo made of it.
+	Fits(bad BadBlock, data []byte) bool
 	// Checkpoint makes everything applied so far durable together with meta (the state machine's encoded
 	// state at exactly that index) and returns that index. Begin runs between two Applies and is quick; finish does the slow part
 	// (fsync) while Applies go on. After an error the device is dead.

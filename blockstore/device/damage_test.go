@@ -37,6 +37,16 @@ func TestDamage(t *testing.T) {
 		t.Fatal("hash of a damaged chunk:", err)
 	}
 	data := bytes.Repeat([]byte{9}, blockSize)
+	if !d.Fits(bad[0], data) || d.Fits(bad[0], bytes.Repeat([]byte{8}, blockSize)) || d.Fits(bad[0], data[1:]) || d.Fits(bad[0], nil) {
+		t.Fatal("what was there fits, and nothing else")
+	}
+	other := bad[0]
+	if other.Block++; d.Fits(other, data) {
+		t.Fatal("content of another block fits")
+	}
+	if d.Fits(BadBlock{Addr: bad[0].Addr}, data) {
+		t.Fatal("content fits a checksum that is not known")
+	}
 	stale := bad[0]
 	stale.LastIndex = 0
 	if done, err := d.Repair(stale, data, true); done || err != nil {

@@ -149,11 +149,16 @@ func (v *view) check(dst []byte) (bad []BadBlock) {
 		if f != fits {
 			bad = append(bad, BadBlock{
 				Addr:      wal.Addr{VDisk: v.p.id.VDisk, Block: block + uint64(i)},
-				LastIndex: v.last, Suspect: f == fitsInPart,
+				LastIndex: v.last, Suspect: f == fitsInPart, Sum: v.sums[i],
 			})
 		}
 	}
 	return bad
+}
+
+// Fits tells whether data is what a damaged block held when its checksum was made: that is as good a judgement as the check of a read.
+func (d *Device) Fits(bad BadBlock, data []byte) bool {
+	return !bad.Suspect && len(data) == blockSize && compareSum(bad.Sum, blockSum(bad.VDisk, bad.Block, data)) == fits
 }
 
 // SkipAbsent returns the first block at or after block that may be present: no block before it is, from block on. MaxUint64

@@ -21,6 +21,7 @@ type tapDevice struct {
 	mu      sync.Mutex
 	bad     map[wal.Addr]bool // value: suspect
 	turned  map[wal.Addr]bool // and its content is another
+	sumless bool              // and the checksums of the others rotted, too
 	fail    error             // of Apply
 	putFail atomic.Int64      // PutChunks left before the next fails; 0: never
 	puts    atomic.Int64
@@ -95,10 +96,21 @@ func (d *tapDevice) Read(s wal.Span, dst, present []byte) ([]blockstore.BadBlock
 			if d.turned[a] {
 				dst[i*wal.BlockSize] ^= 1
 			}
-			bad = append(bad, blockstore.BadBlock{Addr: a, Suspect: suspect})
+			b := blockstore.BadBlock{Addr: a, Suspect: suspect, Sum: 1}
+			if d.sumless {
+				b.Sum = 0
+			}
+			bad = append(bad, b)
 		}
 	}
 	return bad, err
+}
+
+// Fits stands in for a checksum of what is underneath.
+func (d *tapDevice) Fits(b blockstore.BadBlock, data []byte) bool {
+	was := make([]byte, wal.BlockSize)
+	_, err := d.Device.Read(wal.Span{VDisk: b.VDisk, Block: b.Block, Count: 1}, was, make([]byte, 1))
+	return err == nil && !b.Suspect && b.Sum != 0 && bytes.Equal(was, data)
 }
 
 func (d *tapDevice) Repair(b blockstore.BadBlock, data []byte, present bool) (bool, error) {
@@ -471,6 +483,7 @@ func TestSuspectOnAllReplicas(t *testing.T) {
 	at := wal.Addr{VDisk: 7, Block: 4}
 	for id, tap := range taps {
 		tap.spoil(at, id != c.leader().id)
+		tap.sumless = true
 	}
 	taps[f.id].turn(at)
 	if err := read(4); !errors.Is(err, errors.KindCorrupt) {
@@ -510,6 +523,61 @@ func TestSuspectOnAllReplicas(t *testing.T) {
 	l.applier.progress.copying.Store(true)
 	if err := read(6); !errors.Is(err, errors.KindCorrupt) {
 		t.Errorf("accepted by one of three: %v", err)
+	}
+}
+
+// TestRottenTornAndCopying: where one replica's block rotted, a loss of power tore the other's, and the third waits to copy it, the
+// checksum of the rotten one tells that the torn one was redone well. So all three have it again.
+func TestRottenTornAndCopying(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a", "b", "c")
+	taps := c.tapped()
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 8, 'A', 8)
+	c.caughtUp(w.last)
+	l := c.leader()
+	var others []*testNode
+	for _, n := range c.running() {
+		if n != l {
+			others = append(others, n)
+		}
+	}
+	rotten, copying := others[0], others[1]
+	for _, tap := range taps {
+		tap.turn(wal.Addr{}) // none, but from here on a repair's content is looked at
+	}
+	copying.applier.progress.copying.Store(true)
+	read := func(n *testNode, block uint64) error {
+		_, _, err := n.ReadLocal(c.ctx(5*time.Second), []wal.Span{{VDisk: 7, Block: block, Count: 1}}, 0)
+		return err
+	}
+	for block, asked := range map[uint64]*testNode{2: rotten, 3: l} {
+		taps[rotten.id].spoil(wal.Addr{VDisk: 7, Block: block}, false)
+		taps[l.id].spoil(wal.Addr{VDisk: 7, Block: block}, true)
+		if err := read(asked, block); err != nil {
+			t.Fatalf("rotten on %s, torn on %s, read on %s: %v", rotten.id, l.id, asked.id, err)
+		}
+		rotten.check(t, 0, 7, block, 1, 'A')
+		l.check(t, 0, 7, block, 1, 'A')
+	}
+	at := wal.Addr{VDisk: 7, Block: 4}
+	taps[rotten.id].spoil(at, false)
+	taps[l.id].spoil(at, true)
+	taps[l.id].turn(at) // what does not fit is not accepted, nor anything where the checksum rotted, too
+	for _, n := range []*testNode{rotten, l} {
+		if err := read(n, 4); !errors.Is(err, errors.KindCorrupt) {
+			t.Errorf("content that the checksum does not fit, read on %s: %v", n.id, err)
+		}
+	}
+	at.Block = 5
+	taps[rotten.id].spoil(at, false)
+	taps[l.id].spoil(at, true)
+	taps[rotten.id].sumless = true
+	for _, n := range []*testNode{rotten, l} {
+		if err := read(n, 5); !errors.Is(err, errors.KindCorrupt) {
+			t.Errorf("nothing tells that redo's content is right, read on %s: %v", n.id, err)
+		}
 	}
 }
 

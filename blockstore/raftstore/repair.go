@@ -145,6 +145,7 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 // on all of these. It is right then: what was written since the last checkpoint stood in the log and was written again, and what
 // was not, no crash has touched. Only a disk that rots besides makes redo's content another than that, and none makes
 // it the same on two. So a block that a loss of power tore on every replica needs a majority, as everything else does.
+// Where the disk of this replica rotted, its checksum is left: one replica's content that fits it is the block, without a majority.
 func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
 	var present [1]byte
 	mine := make([]byte, wal.BlockSize)
@@ -173,6 +174,9 @@ func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min ui
 		p := a.block
 		if a.err != nil || p.Copying || !p.Present || p.Applied < min || len(p.Data) != wal.BlockSize {
 			continue
+		}
+		if n.applier.dev.Fits(bad[0], p.Data) {
+			return n.putRepair(b, p, a.addr) == nil
 		}
 		if vote(p.Data) {
 			n.log.Warn("accepted the redone content of a block that was torn on every replica", "vdisk", b.VDisk, "block", b.Block)

@@ -49,7 +49,7 @@ func (n *Node) ServeChunk(ctx context.Context, id blockstore.ChunkID, minApplied
 }
 
 // ServeBlock answers PeerFetcher.FetchBlock. A block that is damaged here, too, is KindCorrupt: replicas do not
-// send each other in circles. One that was torn here may be agreed on meanwhile.
+// send each other in circles. One that was torn on some may be agreed on meanwhile, by the asking of ServeSuspect, which asks nobody.
 func (n *Node) ServeBlock(ctx context.Context, a wal.Addr, minApplied uint64) (PeerBlock, error) {
 	return n.serveBlock(ctx, a, minApplied, false)
 }
@@ -87,7 +87,7 @@ func (n *Node) serveBlock(ctx context.Context, a wal.Addr, minApplied uint64, su
 		if len(bad) == 0 || suspect && bad[0].Suspect {
 			break
 		}
-		if agreed || !bad[0].Suspect || !n.agreeOnSuspect(ctx, bad[0], bad[0].LastIndex) {
+		if agreed || suspect || !n.agreeOnSuspect(ctx, bad[0], bad[0].LastIndex) {
 			return PeerBlock{}, errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, too", a.Block, a.VDisk, n.opts.ID)
 		}
 	}

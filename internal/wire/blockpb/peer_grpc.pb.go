@@ -37,7 +37,7 @@ type PeerClient interface {
 	FetchChunks(ctx context.Context, in *FetchChunksRequest, opts ...grpc.CallOption) (*FetchChunksResponse, error)
 	FetchChunk(ctx context.Context, in *FetchChunkRequest, opts ...grpc.CallOption) (*FetchChunkResponse, error)
 	FetchBlock(ctx context.Context, in *FetchBlockRequest, opts ...grpc.CallOption) (*FetchBlockResponse, error)
-	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only for an agreement of a majority.
+	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only to find out what it is to be (raftstore agreeOnSuspect).
 	FetchSuspect(ctx context.Context, in *FetchSuspectRequest, opts ...grpc.CallOption) (*FetchSuspectResponse, error)
 	AppliedIndex(ctx context.Context, in *AppliedIndexRequest, opts ...grpc.CallOption) (*AppliedIndexResponse, error)
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
@@ -119,7 +119,7 @@ type PeerServer interface {
 	FetchChunks(context.Context, *FetchChunksRequest) (*FetchChunksResponse, error)
 	FetchChunk(context.Context, *FetchChunkRequest) (*FetchChunkResponse, error)
 	FetchBlock(context.Context, *FetchBlockRequest) (*FetchBlockResponse, error)
-	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only for an agreement of a majority.
+	// FetchSuspect gives a block even if a crash tore it there: as redo left it. Only to find out what it is to be (raftstore agreeOnSuspect).
 	FetchSuspect(context.Context, *FetchSuspectRequest) (*FetchSuspectResponse, error)
 	AppliedIndex(context.Context, *AppliedIndexRequest) (*AppliedIndexResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
