@@ -212,6 +212,11 @@ func (s *stream) held() bool {
 	return s.from.off || s.to.off || s.from.frozen || s.to.frozen || s.n.linkLocked(s.from.name, s.to.name).cut
 }
 
+// told tells whether the news of the end have arrived: who reads what is there hears of it without a wait.
+func (s *stream) told(now time.Time) bool {
+	return s.end != nil && !s.held() && !s.last.After(now)
+}
+
 // conn is one end of a connection.
 type conn struct {
 	n             *network
@@ -255,7 +260,7 @@ func (c *conn) Read(p []byte) (int, error) {
 			return k, nil
 		case len(s.queue) > 0:
 			wait = s.queue[0].at.Sub(now)
-		case s.end != nil && !s.last.After(now):
+		case s.told(now):
 			c.n.mu.Unlock()
 			return 0, s.end
 		case s.end != nil:
@@ -293,7 +298,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		case c.closed:
 			c.n.mu.Unlock()
 			return 0, net.ErrClosed
-		case s.end != nil && !c.in.held(): // who is not told writes on
+		case s.end != nil && c.in.told(now): // who is not told writes on: gRPC begins calls on such a connection without a pause, until its reader is
 			c.n.mu.Unlock()
 			return 0, syscall.EPIPE
 		case s.end != nil:
