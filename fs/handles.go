@@ -94,7 +94,6 @@ type handleTable struct {
 type opens struct {
 	all, writable int
 	dirty         int // through which pages may be changed: by a mapping, or by writes through the page cache
-	direct        int // through which they may be dropped by writes past them
 }
 
 func (o *opens) count(h *handle, by int) {
@@ -105,9 +104,6 @@ func (o *opens) count(h *handle, by int) {
 	o.writable += by
 	if !h.direct || h.mayRead() {
 		o.dirty += by
-	}
-	if h.direct {
-		o.direct += by
 	}
 }
 
@@ -174,12 +170,10 @@ func (t *handleTable) mayDirty(ino uint64) bool {
 	return o != nil && o.dirty > 0
 }
 
-// dropsFirst reports whether the kernel may drop pages by itself in order to write past them.
-func (t *handleTable) dropsFirst(ino uint64) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	o := t.open[ino]
-	return o != nil && o.direct > 0
+// writable reports whether the file is open for writing.
+func (t *handleTable) writable(ino uint64) bool {
+	_, writable := t.count(ino)
+	return writable > 0
 }
 
 // count is how many handles the file has, and through how many of them it may be written.

@@ -13,21 +13,37 @@ import (
 // before the write is, the kernel has old bytes: stale ones, and if a mapping's store turns them dirty, they are written back over the write. So
 //
 //   - a read that fills pages waits for the writes on them that have come before it is served (waitWrites);
-//   - a write drops pages that were filled a moment ago: that read may have been sent after it (lockWrite).
+//   - a write drops pages that were filled before it came: that read may have been sent after it (lockWrite). The kernel itself drops
+//     pages a second time behind a direct write that its caller waits for, but not behind an asynchronous one.
+//
+// Fills are remembered of a file that is open for writing: a read from before that open was sent before any such write.
 
-// fillRecent is how long before a write arrives it may have been sent.
+// fillRecent is how long before a write through the page cache arrives it may have been sent. (It leaves a page behind, whose drop costs a
+// fill; a write past the pages has dropped them anyway, so it drops them again however long ago they were filled.)
 const fillRecent = 100 * time.Millisecond
 
 // settleLimit bounds a drop for a write that may hold the page itself. Then it is not up to date.
 const settleLimit = 20 * time.Millisecond
 
-// fillsMax bounds what is remembered of one inode; beyond, fills are joined.
+// fillsMax bounds what is remembered of one inode; beyond, fills are joined, and more is dropped than was filled.
 const fillsMax = 32
 
 // fill is a range of pages that a read has filled.
 type fill struct {
 	span
 	at time.Time
+}
+
+// join makes f cover g, too.
+func (f *fill) join(g fill) {
+	if f.to == 0 {
+		*f = g
+		return
+	}
+	f.from, f.to = min(f.from, g.from), max(f.to, g.to)
+	if g.at.After(f.at) {
+		f.at = g.at
+	}
 }
 
 // fillGrace is how long pages just filled are left to whoever asked for them: a page fault or read(2) that finds its page dropped asks again, and
@@ -45,11 +61,15 @@ func (rv *revocation) fillGrace() {
 // pendingWrite is a write that is not done yet.
 type pendingWrite struct {
 	span
+	at   time.Time // when it came
 	done chan struct{}
 }
 
+// early reports whether a fill that began at t was done before the write, if through the page cache, can have been sent.
+func (w *pendingWrite) early(t time.Time) bool { return t.Before(w.at.Add(-fillRecent)) }
+
 func (rv *revocation) beginWrite(r span) *pendingWrite {
-	w := &pendingWrite{r.pages(), make(chan struct{})}
+	w := &pendingWrite{r.pages(), time.Now(), make(chan struct{})}
 	rv.mu.Lock()
 	defer rv.mu.Unlock()
 	rv.writes = append(rv.writes, w)
@@ -83,41 +103,72 @@ func (rv *revocation) fillOrWait(r span, keep bool) *pendingWrite {
 	if !keep {
 		return nil
 	}
-	now := time.Now()
-	if len(rv.fills) == fillsMax {
-		kept := rv.fills[:0]
-		for _, f := range rv.fills {
-			if now.Sub(f.at) < fillRecent {
-				kept = append(kept, f)
-			}
-		}
-		if rv.fills = kept; len(kept) == fillsMax {
-			for _, f := range kept {
-				r = span{min(r.from, f.from), max(r.to, f.to)}
-			}
-			rv.fills = kept[:0]
-		}
+	if len(rv.fills) >= fillsMax {
+		rv.joinFills()
 	}
-	rv.fills = append(rv.fills, fill{r, now})
+	rv.fills = append(rv.fills, fill{r, time.Now()})
 	return nil
 }
 
-// takeFills takes out the fills of a moment ago that touch r.
-func (rv *revocation) takeFills(r span) (recent []span) {
-	rv.mu.Lock()
-	defer rv.mu.Unlock()
+// joinFills makes room: it joins the fills that no write through the page cache looks for, or else all. rv.mu is held.
+func (rv *revocation) joinFills() {
+	oldest := &pendingWrite{at: time.Now()}
+	for _, w := range rv.writes {
+		if w.at.Before(oldest.at) {
+			oldest = w
+		}
+	}
+	var joined fill
 	kept := rv.fills[:0]
 	for _, f := range rv.fills {
-		switch {
-		case time.Since(f.at) >= fillRecent:
-		case f.from < r.to && r.from < f.to:
-			recent = append(recent, f.span)
-		default:
+		if oldest.early(f.at) {
+			joined.join(f)
+		} else {
 			kept = append(kept, f)
 		}
 	}
+	if len(kept) > fillsMax/2 {
+		for _, f := range kept {
+			joined.join(f)
+		}
+		kept = kept[:0]
+	}
+	if joined.to > 0 {
+		kept = append(kept, joined)
+	}
 	rv.fills = kept
-	return recent
+}
+
+// fillsOn is the smallest range that has all pages of w that reads may have filled after w was sent; empty: none.
+func (rv *revocation) fillsOn(w *pendingWrite, past bool) span {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	var all fill
+	for _, f := range rv.fills {
+		f.from, f.to = max(f.from, w.from), min(f.to, w.to)
+		if f.from < f.to && (past || !w.early(f.at)) {
+			all.join(f)
+		}
+	}
+	return all.span
+}
+
+// cutFills takes r, which was dropped, out of the fills.
+func (rv *revocation) cutFills(r span) {
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	old := rv.fills
+	rv.fills = make([]fill, 0, len(old))
+	for _, f := range old {
+		for _, left := range [...]span{{f.from, min(f.to, r.from)}, {max(f.from, r.to), f.to}} {
+			if left.from < left.to {
+				rv.fills = append(rv.fills, fill{left, f.at})
+			}
+		}
+	}
+	if len(rv.fills) > fillsMax {
+		rv.joinFills()
+	}
 }
 
 func (rv *revocation) forgetFills() {
@@ -141,7 +192,7 @@ func (ss *session) lockFill(ctx context.Context, h *handle, r span) (pin, error)
 			ss.unlockSingle(l) // opened for writing meanwhile
 			continue
 		}
-		w := l.n.rv.fillOrWait(r, ss.s.handles.dropsFirst(h.ino) || l.n.rv.contended(time.Now()))
+		w := l.n.rv.fillOrWait(r, ss.s.handles.writable(h.ino))
 		if w == nil {
 			l.n.kernelPages.Store(true)
 			l.n.rv.filled.Store(time.Now().UnixNano())
@@ -178,28 +229,27 @@ func (ss *session) waitWrite(ctx context.Context, w *pendingWrite) error {
 	}
 }
 
-// lockWrite is lockSingle of a write; with w it has dropped the pages that were filled a moment ago.
+// lockWrite is lockSingle of a write; with w it has dropped the pages that may have been filled after it was sent, holding no lock. While it
+// does, reads that fill such pages wait for w, with the pages locked: the drop leaves them out.
 func (ss *session) lockWrite(ctx context.Context, u use, w *pendingWrite) (pin, error) {
-	for {
-		l, err := ss.lockSingle(ctx, u)
-		if err != nil || w == nil {
-			return l, err
-		}
-		if u.kind == ioWrite && !l.n.rv.contended(time.Now()) {
-			return l, nil // nothing has been dropped
-		}
-		recent := l.n.rv.takeFills(w.span)
-		if len(recent) == 0 {
-			return l, nil
-		}
-		n, limit := ss.node(u.ino), time.Duration(0)
-		if u.kind == ioWrite {
-			limit = settleLimit
-		}
-		ss.unlockSingle(l)
-		for _, r := range recent {
-			ss.dropPages(n, r, limit)
-		}
-		ss.put(n)
+	l, err := ss.lockSingle(ctx, u)
+	if err != nil || w == nil {
+		return l, err
 	}
+	if u.kind == ioWrite && !l.n.rv.contended(time.Now()) {
+		return l, nil // nothing has been dropped
+	}
+	filled := l.n.rv.fillsOn(w, u.kind == ioPast)
+	if filled.to == 0 {
+		return l, nil
+	}
+	n, limit := ss.node(u.ino), time.Duration(0)
+	defer ss.put(n)
+	if u.kind == ioWrite {
+		limit = settleLimit
+	}
+	ss.unlockSingle(l)
+	ss.dropPages(n, filled, limit)
+	n.rv.cutFills(filled) // not before: another write to these pages must not end sooner
+	return ss.lockSingle(ctx, u)
 }

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"bytes"
+	"math/rand"
 	"sync"
 	"syscall"
 	"testing"
@@ -121,7 +123,7 @@ func TestFillWaitsForWrite(t *testing.T) {
 }
 
 // TestWriteDropsFreshPages: a direct write drops the pages that a read sent after it may have filled before it.
-// (Taking takeFills out of lockWrite makes it fail.)
+// (Taking fillsOn out of lockWrite makes it fail.)
 func TestWriteDropsFreshPages(t *testing.T) {
 	w := newWorld(t, 1<<20)
 	k := &hook{f: func() {}}
@@ -149,6 +151,207 @@ func TestWriteDropsFreshPages(t *testing.T) {
 	m.write(h, "again", 0)
 	if drops != 1 {
 		t.Errorf("where nobody else uses the file, a write through the page cache dropped the page that it changed")
+	}
+}
+
+// TestWriteDropsOldPages: a direct write drops pages that may have been filled after it was sent, whatever its descriptor was opened with
+// and however long it was on its way; and another to the same pages is not done before they are gone.
+func TestWriteDropsOldPages(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	k := &hook{f: func() { close(began); <-goOn }}
+	m := w.mount(Options{Invalidator: k})
+	ino, h := m.create(RootIno, "f")
+	m.write(h, "old", 0)
+	m.read(h, 3, 0)
+	rv := &m.nodeOf(ino).rv
+	rv.fills[0].at = rv.fills[0].at.Add(-time.Hour)
+	done := make(chan error, 2)
+	write := func() {
+		_, err := m.WriteIO(ctx, h, []byte("new"), 0, IODirect, false, false)
+		done <- err
+	}
+	go write()
+	select {
+	case <-began:
+	case <-done:
+		t.Fatal("a direct write left the pages as they were")
+	}
+	k.f = func() { <-goOn }
+	go write()
+	select {
+	case err := <-done:
+		done <- err
+		t.Error("a direct write was done while another still dropped pages filled before it")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(goOn)
+	m.must(<-done)
+	m.must(<-done)
+	if got := rv.fillsOn(&pendingWrite{span: wholeFile}, true); got.to != 0 {
+		t.Errorf("%v is still taken for filled", got)
+	}
+}
+
+// pageKernel is an Invalidator with a page cache, of one file.
+type pageKernel struct {
+	locks [8]sync.Mutex // one of each page
+	pages [8]struct {
+		sync.Mutex
+		data []byte // nil: not there
+	}
+}
+
+func (k *pageKernel) drop(i int) {
+	k.locks[i].Lock()
+	defer k.locks[i].Unlock()
+	k.set(i, nil)
+}
+
+func (k *pageKernel) get(i int) []byte {
+	p := &k.pages[i]
+	p.Lock()
+	defer p.Unlock()
+	return p.data
+}
+
+func (k *pageKernel) set(i int, data []byte) {
+	p := &k.pages[i]
+	p.Lock()
+	defer p.Unlock()
+	p.data = data
+}
+
+func (k *pageKernel) DropData(_ Ino, off, length uint64) {
+	for i := range k.pages {
+		if at := uint64(i) * blockSize; at+blockSize > off && (length == 0 || at < off+length) {
+			k.drop(i)
+		}
+	}
+}
+func (k *pageKernel) DropAttr(Ino)  {}
+func (k *pageKernel) DropNames(Ino) {}
+
+// onItsWay is the time of a message between the kernel and the file server.
+func onItsWay() { time.Sleep(time.Duration(rand.Intn(200)) * time.Microsecond) }
+
+// read answers from page i, which it fills first if it is not there: locked.
+func (k *pageKernel) read(m *mount, h Handle, i int) byte {
+	data := k.get(i)
+	if data != nil {
+		return data[0]
+	}
+	k.locks[i].Lock()
+	defer k.locks[i].Unlock()
+	if data = k.get(i); data != nil {
+		return data[0]
+	}
+	data = make([]byte, blockSize)
+	_, err := m.ReadIO(ctx, h, data, uint64(i)*blockSize, IOPages)
+	if err != nil {
+		m.t.Error(err)
+	}
+	onItsWay()
+	k.set(i, data)
+	return data[0]
+}
+
+// TestDirectWritesBesideFills has two writers write pages past the page cache, as the kernel sends an asynchronous direct write, while others
+// read the same pages through it and another server takes the lock away. What a writer reads then through the page cache is what it wrote.
+// (A lockWrite that drops nothing makes it fail; a drop that does not leave out what waiting reads hold makes it hang.)
+func TestDirectWritesBesideFills(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	k := &pageKernel{}
+	m, other := w.mount(Options{Invalidator: k}), w.mount(Options{})
+	_, h := m.create(RootIno, "f")
+	m.write(h, string(make([]byte, len(k.pages)*blockSize)), 0)
+	ho := h0(t, other, "f")
+	var writers, readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		r := rand.New(rand.NewSource(rand.Int63()))
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					i := r.Intn(len(k.pages))
+					k.read(m, h, i)
+					k.drop(i) // for want of memory
+				}
+			}
+		})
+	}
+	readers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(3 * time.Millisecond):
+				other.read(ho, 1, 0)
+			}
+		}
+	})
+	for i := range 2 {
+		writers.Go(func() {
+			mine := i * len(k.pages) / 2
+			for v := range 100 {
+				first := mine + v%3
+				for i := range 2 {
+					k.drop(first + i)
+				}
+				data := bytes.Repeat([]byte{byte(v)}, 2*blockSize)
+				onItsWay()
+				if _, err := m.WriteIO(ctx, h, data, uint64(first)*blockSize, IODirect, false, false); err != nil {
+					t.Error(err)
+				}
+				for i := range 2 {
+					if got := k.read(m, h, first+i); got != byte(v) {
+						t.Errorf("page %d is of write %d after write %d", first+i, got, byte(v))
+					}
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	readers.Wait()
+}
+
+// TestFillsAreKept: of random fills and drops, every page that was filled and not dropped since is known, and no more is kept than is bounded.
+func TestFillsAreKept(t *testing.T) {
+	const pages = 64
+	r := rand.New(rand.NewSource(testSeed(t)))
+	var rv revocation
+	var filled [pages]bool
+	for i := range 20_000 {
+		from := uint64(r.Intn(pages))
+		s := span{from * blockSize, (from + 1 + uint64(r.Intn(8))) * blockSize}
+		s.to = min(s.to, pages*blockSize)
+		if r.Intn(3) > 0 {
+			rv.fillOrWait(s, true)
+			for b := s.from / blockSize; b < s.to/blockSize; b++ {
+				filled[b] = true
+			}
+			if r.Intn(2) == 0 {
+				rv.fills[len(rv.fills)-1].at = time.Now().Add(-time.Minute)
+			}
+		} else {
+			drop := rv.fillsOn(&pendingWrite{span: s}, true)
+			rv.cutFills(drop)
+			for b := drop.from / blockSize; b < drop.to/blockSize; b++ {
+				filled[b] = false
+			}
+			for b := s.from / blockSize; b < s.to/blockSize; b++ {
+				if filled[b] {
+					t.Fatalf("step %d: page %d is left out of what fills have left of %v: %v", i, b, s, drop)
+				}
+			}
+		}
+		if len(rv.fills) > fillsMax {
+			t.Fatalf("step %d: %d fills are kept", i, len(rv.fills))
+		}
 	}
 }
 
