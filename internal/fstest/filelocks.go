@@ -19,6 +19,10 @@ type fileLock struct {
 func (c *Clerk) FileLock(ctx context.Context, id lockserver.LockID, l lockserver.FileLock, wait bool) error {
 	for {
 		c.t.mu.Lock()
+		if c.ended { // what it got now would be nobody's to let go
+			c.t.mu.Unlock()
+			return errors.Of(errors.KindSessionEnded)
+		}
 		if l.Type == lockserver.FileUnlock {
 			c.t.files = slices.DeleteFunc(c.t.files, func(f fileLock) bool {
 				return f.c == c && f.id == id && f.l.Owner == l.Owner && f.l.Flock == l.Flock
