@@ -23,6 +23,8 @@ const (
 	// settleUnknown bounds the same for the first answer about an inode, in looks a millisecond apart. It is seldom so long: an answer
 	// that does not arrive was lost with its caller.
 	settleUnknown = 1000
+	// settleUncounted is the same for one of more inodes than are counted (lookupsMax).
+	settleUncounted = 50
 	// lostAfter is the age of an answer that has arrived, or never will.
 	lostAfter = 5 * time.Second
 	// stallAfter is the time beyond which a revoke of a directory counts as stalled.
@@ -43,7 +45,7 @@ func (c *conn) DropAttr(ino fs.Ino) {
 	c.names.drop(uint64(ino))
 	for looks := 0; !c.notify.invalInode(uint64(ino), -1, 0); looks++ {
 		// Unknown: forgotten, or named by an answer on its way.
-		if !c.lookups.any(uint64(ino)) || looks == settleUnknown || looks == 0 && time.Since(c.names.handedAt(uint64(ino))) > lostAfter {
+		if looks >= c.lookups.looks(uint64(ino)) || looks == 0 && time.Since(c.names.handedAt(uint64(ino))) > lostAfter {
 			return
 		}
 		time.Sleep(time.Millisecond)

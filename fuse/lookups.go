@@ -2,8 +2,8 @@ package fuse
 
 import "sync"
 
-// lookupsMax bounds the inodes that are counted.
-const lookupsMax = 1 << 20
+// lookupsMax bounds the inodes that are counted, some 20 bytes each. The kernel spends fifty times that on what it knows.
+const lookupsMax = 1 << 22
 
 // lookups counts, for each inode, the answers that named it and that the kernel has not forgotten yet, as the kernel itself does. So of
 // an inode that the kernel does not have it tells whether an answer is on its way.
@@ -38,8 +38,18 @@ func (l *lookups) forgotten(ino, n uint64) {
 }
 
 // any reports whether the kernel has, or will have, heard of ino.
-func (l *lookups) any(ino uint64) bool {
+func (l *lookups) any(ino uint64) bool { return l.looks(ino) > 0 }
+
+// looks is how often to look, a millisecond apart, whether the kernel has heard of ino by now: not at all if it will not, and less long
+// where that is not known.
+func (l *lookups) looks(ino uint64) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.left[ino] > 0 || l.full
+	switch {
+	case l.left[ino] > 0:
+		return settleUnknown
+	case l.full:
+		return settleUncounted
+	}
+	return 0
 }

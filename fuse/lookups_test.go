@@ -45,3 +45,20 @@ func TestLookupsCount(t *testing.T) {
 		}
 	}
 }
+
+// TestLookupsUncounted: where more inodes are known than are counted, a revoke of one that is not waits for a shorter time, and of one that is
+// counted as ever.
+func TestLookupsUncounted(t *testing.T) {
+	l := newLookups()
+	l.named(1)
+	l.full = true
+	for ino, want := range map[uint64]int{1: settleUnknown, 2: settleUncounted} {
+		if got := l.looks(ino); got != want || !l.any(ino) {
+			t.Errorf("inode %d is looked for %d times", ino, got)
+		}
+	}
+	l.full = false
+	if l.looks(2) != 0 || l.any(2) {
+		t.Error("an inode that nobody was told of is looked for")
+	}
+}
