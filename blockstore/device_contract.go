@@ -61,8 +61,9 @@ type Device interface {
 	// Repair puts data in place of a bad block if its chunk's last index is still bad.LastIndex and
 	// the block is still bad; done tells whether it did.
 	Repair(bad BadBlock, data []byte, present bool) (done bool, err error)
-	// Fits tells whether data has the checksum that bad was to have: it is what the block held then, from wherever it comes. Never
-	// for a Suspect one, whose checksum is of what redo made of it.
+	// Fits tells whether data has the checksum that bad was to have: it is what the block held then, from wherever it comes. For
+	// a Suspect one only if it rotted, was changed in part after the redo was over, and the device was not opened anew since: else its
+	// checksum is of what redo made of it, and nothing fits.
 	Fits(bad BadBlock, data []byte) bool
 	// Checkpoint makes everything applied so far durable together with meta (the state machine's encoded
 	// state at exactly that index) and returns that index. Begin runs between two Applies and is quick; finish does the slow part

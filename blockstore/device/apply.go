@@ -186,6 +186,7 @@ var zeroBlock [blockSize]byte
 type batch struct {
 	data  [largeBlocks][]byte // nil: not changed. The record's bytes, or a part of arena
 	state [largeBlocks]fit    // how the block fitted before a change of a part of it
+	was   [largeBlocks]uint32 // where it did not: the sum of what it held before
 	arena []byte              // block s of it is slot s's
 	bufs  [][]byte
 
@@ -279,7 +280,9 @@ func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
 		if err != nil {
 			return err
 		}
-		b.state[slot] = f
+		if b.state[slot] = f; f != fits {
+			b.was[slot] = blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), own)
+		}
 	case &b.data[slot][0] != &own[0]:
 		copy(own, b.data[slot])
 	}
@@ -320,7 +323,11 @@ func (d *Device) sealSlot(c *chunk, slot int) {
 	if old == sumAbsent {
 		c.present++
 	}
-	setSumAt(c.sums, slot, d.suspects.judge(c.id, slot, old, s, b.state[slot]))
+	entry := d.suspects.judge(c.id, slot, old, s, b.state[slot])
+	setSumAt(c.sums, slot, entry)
+	if entry != s && d.redone.Load() {
+		d.suspects.carry(c.id, slot, old, b.was[slot], s, b.state[slot] == unfit)
+	}
 }
 
 // ensureWindow gives c a window if it has none; fresh tells that it did. A new window reads as zeros.

@@ -156,9 +156,15 @@ func (v *view) check(dst []byte) (bad []BadBlock) {
 	return bad
 }
 
-// Fits tells whether data is what a damaged block held when its checksum was made: that is as good a judgement as the check of a read.
+// Fits tells whether data is what a damaged block held when its checksum was made: that is as good a judgement as the check of a read. Of a
+// block that was changed in part after it had rotted, the sum that it ought to have is known while the device is open (suspects.go).
 func (d *Device) Fits(bad BadBlock, data []byte) bool {
-	return !bad.Suspect && len(data) == blockSize && compareSum(bad.Sum, blockSum(bad.VDisk, bad.Block, data)) == fits
+	want := bad.Sum
+	if bad.Suspect {
+		id := chunkOf(bad.VDisk, bad.Block)
+		want = d.suspects.whole(id, int(bad.Block-chunkFirst(id.Chunk)))
+	}
+	return want != sumAbsent && len(data) == blockSize && compareSum(want, blockSum(bad.VDisk, bad.Block, data)) == fits
 }
 
 // SkipAbsent returns the first block at or after block that may be present: no block before it is, from block on. MaxUint64

@@ -17,10 +17,19 @@ const suspectsMax = 1 << 16
 // the sum was made of: the block is whole then. That judgement is as sound as any
 // check of a read: the sum was made of the block's full content at some index from the
 // checkpoint on, and redo from there on is idempotent.
+//
+// A block that does not fit once the redo is over has rotted. A CRC is affine: what a change of a part adds to it depends on the bytes
+// changed alone. So the sum that the block ought to have is known from then on, for as long as the device is open, and another
+// replica's content can be compared with it (Fits). Where the change met the very bytes that had rotted, nothing fits.
 type suspects struct {
 	mu sync.Mutex
-	m  map[blockstore.ChunkID]map[int]uint32
+	m  map[blockstore.ChunkID]map[int]suspect
 	n  int
+}
+
+type suspect struct {
+	expected uint32 // the entry that stood when the slot was first seen unfit; sumAbsent: unknown
+	whole    uint32 // the sum of what the block ought to hold now; sumAbsent: unknown
 }
 
 // judge returns the entry to store for a slot whose new content has sum s and whose old content compared
@@ -58,27 +67,56 @@ func (q *suspects) add(id blockstore.ChunkID, slot int, expected uint32) {
 	have, ok := slots[slot]
 	switch {
 	case ok && expected == sumAbsent:
-		expected = have
+		expected = have.expected
 	case !ok && q.n >= suspectsMax:
 		return
 	case !ok:
 		q.n++
 	}
 	if q.m == nil {
-		q.m = map[blockstore.ChunkID]map[int]uint32{}
+		q.m = map[blockstore.ChunkID]map[int]suspect{}
 	}
 	if slots == nil {
-		slots = map[int]uint32{}
+		slots = map[int]suspect{}
 		q.m[id] = slots
 	}
-	slots[slot] = expected
+	slots[slot] = suspect{expected, have.whole}
+}
+
+// carry notes that the content of a slot that is suspect has changed: its sum was before and is after. The stored entry was old, which it
+// had come to be unfit for if rotten.
+func (q *suspects) carry(id blockstore.ChunkID, slot int, old, before, after uint32, rotten bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s, ok := q.m[id][slot]
+	if !ok {
+		return
+	}
+	from := s.whole
+	if rotten {
+		from = old
+	}
+	if from == sumAbsent {
+		return
+	}
+	if s.whole = from ^ before ^ after; s.whole == sumAbsent || s.whole == suspectMask {
+		s.whole = sumInstead
+	}
+	q.m[id][slot] = s
+}
+
+// whole returns the sum of what a suspect slot ought to hold; sumAbsent: unknown.
+func (q *suspects) whole(id blockstore.ChunkID, slot int) uint32 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.m[id][slot].whole
 }
 
 // expected returns the entry that stood when the slot was first seen unfit; sumAbsent: unknown.
 func (q *suspects) expected(id blockstore.ChunkID, slot int) uint32 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.m[id][slot]
+	return q.m[id][slot].expected
 }
 
 func (q *suspects) forget(id blockstore.ChunkID, slot int) {

@@ -145,7 +145,8 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 // on all of these. It is right then: what was written since the last checkpoint stood in the log and was written again, and what
 // was not, no crash has touched. Only a disk that rots besides makes redo's content another than that, and none makes
 // it the same on two. So a block that a loss of power tore on every replica needs a majority, as everything else does.
-// Where the disk of this replica rotted, its checksum is left: one replica's content that fits it is the block, without a majority.
+// Where the disk of this replica rotted, its checksum is left, be the block changed in part since: one replica's content that fits it is
+// the block, without a majority.
 func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
 	var present [1]byte
 	mine := make([]byte, wal.BlockSize)
