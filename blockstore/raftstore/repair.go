@@ -68,16 +68,15 @@ func (n *Node) repair(ctx context.Context, b blockstore.BadBlock) error {
 // here (be it behind otherwise, as an idle leader's followers always are), else what most replicas made of a torn one.
 func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error {
 	n.repairs.found.Add(1)
-	min := b.LastIndex
 	n.log.Warn("found a damaged block", "vdisk", b.VDisk, "block", b.Block, "suspect", b.Suspect, "lastIndex", b.LastIndex)
 	var last error
 	actx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
 	for a := range n.askPeers(actx, func(ctx context.Context, addr string) (PeerBlock, error) {
-		return n.opts.Peers.FetchBlock(ctx, addr, b.Addr, min)
+		return n.opts.Peers.FetchBlock(ctx, addr, b.Addr, b.LastIndex)
 	}) {
 		p, err := a.block, a.err
-		if err == nil && p.Present && len(p.Data) != wal.BlockSize || err == nil && p.Applied < min {
+		if err == nil && p.Present && len(p.Data) != wal.BlockSize || err == nil && p.Applied < b.LastIndex {
 			err = errors.New(errors.KindCorrupt, "replica %s sent a block of %d bytes as of %d", a.addr, len(p.Data), p.Applied)
 		}
 		if err == nil {
@@ -85,7 +84,7 @@ func (n *Node) repairFromPeers(ctx context.Context, b blockstore.BadBlock) error
 		}
 		last = err
 	}
-	if n.agreeOnSuspect(ctx, b, min) {
+	if n.agreeOnSuspect(ctx, b) {
 		return nil
 	}
 	n.repairs.failed.Add(1)
@@ -147,7 +146,7 @@ func (n *Node) putRepair(b blockstore.BadBlock, p PeerBlock, from string) error 
 // it the same on two. So a block that a loss of power tore on every replica needs a majority, as everything else does.
 // Where the disk of this replica rotted, its checksum is left, be the block changed in part since: one replica's content that fits it is
 // the block, without a majority.
-func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min uint64) bool {
+func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock) bool {
 	var present [1]byte
 	mine := make([]byte, wal.BlockSize)
 	bad, err := n.applier.dev.Read(wal.Span{VDisk: b.VDisk, Block: b.Block, Count: 1}, mine, present[:])
@@ -170,10 +169,10 @@ func (n *Node) agreeOnSuspect(ctx context.Context, b blockstore.BadBlock, min ui
 	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
 	for a := range n.askPeers(ctx, func(ctx context.Context, addr string) (PeerBlock, error) {
-		return from.FetchSuspect(ctx, addr, b.Addr, min)
+		return from.FetchSuspect(ctx, addr, b.Addr, b.LastIndex)
 	}) {
 		p := a.block
-		if a.err != nil || p.Copying || !p.Present || p.Applied < min || len(p.Data) != wal.BlockSize {
+		if a.err != nil || p.Copying || !p.Present || p.Applied < b.LastIndex || len(p.Data) != wal.BlockSize {
 			continue
 		}
 		if n.applier.dev.Fits(bad[0], p.Data) {

@@ -87,7 +87,7 @@ func (n *Node) serveBlock(ctx context.Context, a wal.Addr, minApplied uint64, su
 		if len(bad) == 0 || suspect && bad[0].Suspect {
 			break
 		}
-		if agreed || suspect || !n.agreeOnSuspect(ctx, bad[0], bad[0].LastIndex) {
+		if agreed || suspect || !n.agreeOnSuspect(ctx, bad[0]) {
 			return PeerBlock{}, errors.New(errors.KindCorrupt, "block %d of vdisk %d is damaged on node %s, too", a.Block, a.VDisk, n.opts.ID)
 		}
 	}
