@@ -82,7 +82,7 @@ func (d *Device) apply(index uint64, rec *wal.Record) error {
 		}
 		rs = rs[n:]
 	}
-	return nil
+	return d.writeLateDown(d.late.max)
 }
 
 // trim costs by the chunks that are there, not by the length of s.
@@ -230,11 +230,31 @@ func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) erro
 			return err
 		}
 	}
+	changed := 0
 	for slot := lo; slot < hi; slot++ {
 		if b.data[slot] != nil {
 			d.sealSlot(c, slot)
+			changed++
 		}
 	}
+	if changed <= lateRun && changed*blockSize < d.behind.min {
+		d.putLate(c, lo, hi)
+		d.setEntry(c, index)
+		return nil
+	}
+	if err := d.writeLate(c); err != nil {
+		return err
+	}
+	if err := d.writeNow(c, lo, hi); err != nil {
+		return err
+	}
+	d.setEntry(c, index)
+	return nil
+}
+
+// writeNow writes the batch's blocks of slots [lo, hi) of c, which is locked alone; long runs go behind.
+func (d *Device) writeNow(c *chunk, lo, hi int) error {
+	b := &d.batch
 	// The sums go first: after a crash of the process alone, a block whose data is older
 	// than its sum comes to fit it by the redo, and is not suspect then.
 	if err := d.writeSums(c, lo, hi); err != nil {
@@ -259,7 +279,6 @@ func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) erro
 		}
 		slot = end
 	}
-	d.setEntry(c, index)
 	return nil
 }
 
@@ -298,6 +317,11 @@ func (d *Device) readSlot(c *chunk, slot int, buf []byte) (fit, error) {
 		clear(buf)
 		return fits, nil
 	}
+	sum := func() fit { return compareSum(stored, blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), buf)) }
+	if late := c.late.data[slot]; late != nil {
+		copy(buf, late)
+		return sum(), nil
+	}
 	f, at, err := d.files.data(c.entry.win)
 	if err != nil {
 		return unfit, err
@@ -309,7 +333,7 @@ func (d *Device) readSlot(c *chunk, slot int, buf []byte) (fit, error) {
 		clear(buf)
 		return unfit, nil
 	}
-	return compareSum(stored, blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), buf)), nil
+	return sum(), nil
 }
 
 // mediumError tells whether a read failed because the disk cannot read that place.
@@ -330,21 +354,23 @@ func (d *Device) sealSlot(c *chunk, slot int) {
 	}
 }
 
-// ensureWindow gives c a window if it has none; fresh tells that it did. A new window reads as zeros.
+// ensureWindow gives c a window if it has none; fresh tells that it did and that the window reads as zeros. Its sums are 0 in any case.
 func (d *Device) ensureWindow(c *chunk) (fresh bool, err error) {
 	if c.entry.win != noWindow {
 		return false, nil
 	}
 	cl := classOf(c.id.Chunk)
 	d.mapMu.Lock()
-	w := makeWindow(cl, d.used[cl].take())
+	n := d.used[cl].take()
+	spare := d.spare[cl].take(n)
 	d.mapMu.Unlock()
+	w := makeWindow(cl, n)
 	if err := d.files.reach(w); err != nil {
 		return false, err
 	}
 	c.entry = entry{win: w}
 	c.sums, c.present = make([]byte, chunkBlocks(c.id.Chunk)*sumSize), 0
-	return true, nil
+	return !spare, nil
 }
 
 // setEntry notes that c was changed by index. c is locked.
@@ -391,6 +417,7 @@ func (d *Device) drop(c *chunk) {
 	d.delta.set(c.id, entry{win: noWindow})
 	d.mapMu.Unlock()
 	d.suspects.forgetChunk(c.id)
+	d.forgetLate(c)
 	c.entry, c.sums, c.present, c.doubt = entry{win: noWindow}, nil, 0, nil
 }
 

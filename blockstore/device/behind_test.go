@@ -46,7 +46,7 @@ func (f heldFile) writeLong(p []byte, off int64) error {
 func openHeld(t *testing.T) (*Device, *heldVolume) {
 	v := &heldVolume{fakeVolume: newFakeVolume(1), gate: make(chan struct{}, 100), sizes: make(chan int, 100)}
 	opt := testOptions(v)
-	opt.behindMin = 0
+	opt.behindMin, opt.lateMax = 0, 0
 	d, err := Open(t.TempDir(), opt)
 	if err != nil {
 		t.Fatal(err)

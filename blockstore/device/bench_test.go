@@ -12,7 +12,7 @@ import (
 
 func benchDevice(b *testing.B, direct bool) *Device {
 	opt := testOptions(nil)
-	opt.CacheChunks, opt.NoDirect, opt.behindMin = 0, !direct, 0
+	opt.CacheChunks, opt.NoDirect, opt.behindMin, opt.lateMax = 0, !direct, 0, 0
 	d, err := Open(b.TempDir(), opt)
 	if err != nil {
 		b.Fatal(err)

@@ -10,7 +10,7 @@ import (
 // chunk is a chunk in memory: where it lies, and its checksums. While it is
 // pinned there is one object for its id, whose lock orders reads and changes.
 //
-// Invariant: sums is what the checksum file holds for the window; entry is what
+// Invariant: sums is what the checksum file holds for the window, but for blocks that are late; entry is what
 // the map (with what is not committed yet) says.
 type chunk struct {
 	id   blockstore.ChunkID
@@ -24,6 +24,7 @@ type chunk struct {
 	present int    // entries of sums that are present
 	doubt   *doubt // nil: none
 	ahead   ahead
+	late    lateBlocks
 }
 
 // ready tells whether c can be used; loading is needed otherwise.
@@ -130,9 +131,17 @@ func (d *Device) unlockShared(c *chunk) {
 	d.cache.unpin(c)
 }
 
-// lock pins id and takes it for a change; release with unlock.
+// lock pins id and takes it for a change; nothing of it is behind or late then. Release with unlock.
 func (d *Device) lock(id blockstore.ChunkID) (*chunk, error) {
-	return d.lockAhead(id, 0, largeBlocks)
+	c, err := d.lockAhead(id, 0, largeBlocks)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.writeLate(c); err != nil {
+		d.unlock(c)
+		return nil, err
+	}
+	return c, nil
 }
 
 func (d *Device) unlock(c *chunk) {

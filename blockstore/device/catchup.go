@@ -157,7 +157,7 @@ func (d *Device) ResetTo(index uint64, meta []byte) error {
 	defer d.leave()
 	d.commitMu.Lock()
 	defer d.commitMu.Unlock()
-	if err := d.awaitAll(); err != nil { // chunks that did not differ may have been applied just before the catch-up
+	if err := d.writeAll(); err != nil { // chunks that did not differ may have been applied just before the catch-up
 		return err
 	}
 	d.freeze()

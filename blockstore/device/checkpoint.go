@@ -1,10 +1,6 @@
 package device
 
-import (
-	"slices"
-
-	"dfs/internal/errors"
-)
+import "dfs/internal/errors"
 
 // Meta returns the index of the last finished checkpoint (0: none) and what was kept with it. Do not change meta.
 func (d *Device) Meta() (index uint64, meta []byte) {
@@ -36,8 +32,8 @@ func (d *Device) DirtyChunks() (chunks int, freeingBytes uint64) {
 // After any other error the device is dead.
 //
 // finish: (1) fdatasync of every data and checksum file written since, (2) one transaction with the
-// changes of the map up to the index, the index and meta, (3) emptying of the windows that nothing names any more, and
-// their release. A failed sync is not tried again.
+// changes of the map up to the index, the index and meta, (3) release of the windows that nothing names any more, emptied or
+// kept as spares. A failed sync is not tried again.
 func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err error) {
 	if err := d.enterComplete(); err != nil {
 		return 0, nil, err
@@ -47,7 +43,7 @@ func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err
 		return 0, nil, errors.New(errors.KindBusy, "device %s: a checkpoint is being finished", d.dir)
 	}
 	defer d.commitMu.Unlock()
-	if err := d.awaitAll(); err != nil { // so that the sync finds it on the disk
+	if err := d.writeAll(); err != nil { // so that the sync finds it on the disk
 		return 0, nil, err
 	}
 	round := d.freeze()
@@ -106,32 +102,6 @@ func (d *Device) commit(st mapState) error {
 	d.mapMu.Unlock()
 	if err := d.releaseWindows(free); err != nil {
 		return d.fail("checkpoint", err)
-	}
-	return nil
-}
-
-// releaseRun bounds the windows that are emptied in one go. The host holds its lock on the file meanwhile (100 us for each extent
-// on ext4: a second for 10,000 removed small files), and Applies wait for that.
-const releaseRun = 64
-
-// releaseWindows empties windows that no map names and gives them back.
-func (d *Device) releaseWindows(ws []window) error {
-	slices.Sort(ws)
-	for len(ws) > 0 {
-		n := 1
-		for n < len(ws) && n < releaseRun && ws[n] == ws[n-1]+1 {
-			n++
-		}
-		c, lo := ws[0].class(), ws[0].number()
-		if err := d.files.scrape(c, lo, lo+uint64(n)); err != nil {
-			return err
-		}
-		d.mapMu.Lock()
-		for _, w := range ws[:n] {
-			d.used[c].release(w.number())
-		}
-		d.mapMu.Unlock()
-		ws = ws[n:]
 	}
 	return nil
 }

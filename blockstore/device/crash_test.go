@@ -185,7 +185,7 @@ func TestFaults(t *testing.T) {
 	sites := map[string]bool{}
 	for n := 1; ; n++ {
 		vol := newFakeVolume(1)
-		vol.reads, vol.err = true, errFault
+		vol.reads, vol.err, vol.room = true, errFault, 0 // no spares: windows are emptied at once
 		d := mustOpen(t, t.TempDir(), vol)
 		d.store = &faultMap{d.store, vol}
 		vol.ops, vol.fail = 0, n

@@ -14,7 +14,7 @@ func TestDamage(t *testing.T) {
 	vol := newFakeVolume(1)
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 16, 4, 9))
-	_ = d.awaitAll()
+	_ = d.writeAll()
 	f := vol.files[fileName(large, 0, "data")]
 	f.pages[0][100] ^= 1
 	f.pages[2], f.pages[3] = f.pages[3], f.pages[2] // the same bytes at the wrong address: the sums are not the same
@@ -69,6 +69,7 @@ func TestMisplaced(t *testing.T) {
 	d := mustOpen(t, t.TempDir(), vol)
 	d.cache.max = 0
 	mustApply(t, d, whole(5, 16, 1, 9), whole(5, 17, 1, 8), whole(6, 0, 1, 1)) // the last one drives chunk 1 from the cache
+	_ = d.writeAll()
 	f, s := vol.files[fileName(large, 0, "data")], vol.files[fileName(large, 0, "sum")]
 	f.pages[1] = f.pages[0]
 	copy(s.pages[0][4:8], s.pages[0][0:4])
@@ -83,6 +84,7 @@ func TestPartOfDamaged(t *testing.T) {
 	vol := newFakeVolume(1)
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 0, 1, 9))
+	_ = d.writeAll()
 	vol.files[fileName(small, 0, "data")].pages[0][100] ^= 1
 	part := &wal.Record{Ranges: []wal.Range{{Addr: wal.Addr{VDisk: 5}, Off: 200, Data: []byte("x")}}}
 	mustApply(t, d, part, part)
@@ -112,7 +114,7 @@ func TestFitsAfterPartOfRotten(t *testing.T) {
 		return d.Fits(bad[0], data)
 	}
 	mustApply(t, d, whole(5, 0, 3, 9))
-	_ = d.awaitAll()
+	_ = d.writeAll()
 	for block := range 3 {
 		vol.files[fileName(small, 0, "data")].pages[int64(block)][100] ^= 1
 	}
@@ -164,6 +166,7 @@ func TestRepairAbsent(t *testing.T) {
 	vol := newFakeVolume(1)
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 0, 1, 9))
+	_ = d.writeAll()
 	vol.files[fileName(small, 0, "data")].pages[0][100] ^= 1
 	_, bad := mustRead(t, d, 5, 0, 1)
 	if done, err := d.Repair(bad[0], nil, false); !done || err != nil {
@@ -226,7 +229,7 @@ func TestNoSpace(t *testing.T) {
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 0, 1, 9))
 	vol.ops, vol.fail, vol.err = 0, 2, syscall.ENOSPC
-	wantKind(t, d.Apply(2, whole(5, 1, 1, 9)), errors.KindNoSpace, "log entry 2")
+	wantKind(t, d.Apply(2, whole(5, 1, 2, 9)), errors.KindNoSpace, "log entry 2")
 	wantKind(t, d.Apply(3, &wal.Record{}), errors.KindNoSpace)
 	if d.Applied() != 1 {
 		t.Fatal(d.Applied())

@@ -46,6 +46,7 @@ type Options struct {
 	volume    volume // tests: in place of the directory's data and checksum files
 	noSync    bool   // tests: the map's file is not synced
 	behindMin int    // tests: in place of behindMin
+	lateMax   int    // tests: in place of lateMax
 }
 
 // Validate fills in defaults and refuses what cannot be.
@@ -63,6 +64,9 @@ func (o *Options) Validate() error {
 	}
 	if o.behindMin == 0 {
 		o.behindMin = behindMin
+	}
+	if o.lateMax == 0 {
+		o.lateMax = lateMax
 	}
 	if o.CacheChunks == 0 {
 		o.CacheChunks = CacheChunksDefault
@@ -92,6 +96,7 @@ type Device struct {
 	redone     atomic.Bool // EndRedo was called
 	batch      batch       // of the goroutine that applies
 	behind     behind
+	late       late
 }
 
 // mapping is the part of the chunk map that is not committed, and the windows' use.
@@ -100,6 +105,7 @@ type mapping struct {
 	delta   *delta          // changes since the last checkpoint began
 	frozen  *delta          // changes of a checkpoint that is not finished; nil: none
 	used    [classes]bitmap // windows that are taken or in quarantine
+	spare   [classes]spares // of those that are not
 	freed   []window        // quarantine: given up since the last checkpoint began
 	freeing []window        // quarantine: given up before that
 
@@ -142,6 +148,7 @@ func Open(dir string, opt Options) (*Device, error) {
 	}
 	d.cache = cache{max: opt.CacheChunks, m: map[blockstore.ChunkID]*chunk{}}
 	d.behind.min = opt.behindMin
+	d.late.max = opt.lateMax
 	d.behind.free = make(chan []byte, behindMax)
 	d.delta = newDelta()
 	if err := d.open(&opt); err != nil {

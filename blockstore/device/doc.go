@@ -34,7 +34,8 @@
 //
 // # Rules of the layout
 //
-//   - A window that no chunk has is empty: its data is a hole and its sums are 0. So a chunk that gets it starts absent.
+//   - A window that no chunk has is empty: its sums are 0, so a chunk that gets it starts absent. Its data is a hole, but for a number of spare
+//     windows that keep theirs for the next chunk to write over (spare.go).
 //   - A window that the last finished checkpoint names stays untouched by other chunks until a
 //     checkpoint that does not name it is finished (quarantine). So redo always meets the chunk's own past.
 //   - The map in memory is the committed one, overlaid by the frozen delta (a checkpoint being finished), overlaid by
@@ -47,7 +48,7 @@
 //  1. Lock the directory, check the header against node and cluster.
 //  2. Open the map: the chunks and the state of the last finished checkpoint.
 //  3. Mark the windows it names; two owners, or one beyond the files' end, is damage.
-//  4. Empty every other window: what a crash left there belongs to nobody.
+//  4. Empty every other window, data and sums: what a crash left there belongs to nobody.
 //  5. The caller redoes the log from Meta's index. A range inside a block whose
 //     sum does not fit is applied all the same and the block marked as suspect, unless it comes to fit the
 //     sum by that (suspects.go).
@@ -69,7 +70,8 @@
 // # Direct I/O
 //
 // Runs of 128 KiB and more are not waited for: they are gathered up to the end of their chunk and written past the page cache
-// (O_DIRECT) beside the next Applies (behind.go), the rest goes through the cache at once. So nothing is left for a
+// (O_DIRECT) beside the next Applies (behind.go). Up to 16 blocks of a chunk are kept in memory, 4 MiB of them at most, until others take their
+// place or a checkpoint comes (late.go). The rest goes through the cache at once. So little is left for a
 // checkpoint's sync to write in one burst beside the log's. The kernel keeps the two coherent; a chunk's lock keeps
 // them from meeting in one range.
 package device

@@ -28,6 +28,7 @@ type fakeVolume struct {
 	rnd   *rand.Rand
 	site  string // the operation that failed
 	reads bool   // reads count as operations
+	room  uint64 // what it says is free: a sixteenth of that may be spare windows
 }
 
 var (
@@ -36,7 +37,7 @@ var (
 )
 
 func newFakeVolume(seed uint64) *fakeVolume {
-	return &fakeVolume{files: map[string]*fakeFile{}, rnd: rand.New(rand.NewPCG(seed, 1))}
+	return &fakeVolume{room: 2 << 20, files: map[string]*fakeFile{}, rnd: rand.New(rand.NewPCG(seed, 1))}
 }
 
 // op counts an operation; the error if it is the one to fail.
@@ -77,7 +78,7 @@ func (v *fakeVolume) open(name string, create bool) (file, error) {
 	return f, nil
 }
 
-func (v *fakeVolume) free() (uint64, error) { return 1 << 40, nil }
+func (v *fakeVolume) free() (uint64, error) { return v.room, nil }
 
 // powerLoss leaves of every sector written since the last sync one of its versions;
 // processDeath leaves what was written.

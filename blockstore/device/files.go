@@ -175,8 +175,30 @@ func (s *fileSet) windows(c class) uint64 {
 	return uint64(n-1)*(fileBytesMax/uint64(size)) + uint64((s.pairs[c][n-1].data.size+size-1)/size)
 }
 
-// scrape empties the windows [lo, hi) of class c: data gone, checksums 0.
+// clearSums makes the checksums of the windows [lo, hi) of class c 0. What their data is does not matter then.
+func (s *fileSet) clearSums(c class, lo, hi uint64) error {
+	return s.eachRun(c, lo, hi, func(p pair, at place, n int64) error {
+		return p.sum.zero(at.sum, n*int64(c.blocks())*sumSize)
+	})
+}
+
+// punch gives the data of the windows [lo, hi) of class c back to the host.
+func (s *fileSet) punch(c class, lo, hi uint64) error {
+	return s.eachRun(c, lo, hi, func(p pair, at place, n int64) error {
+		return p.data.punch(at.data, n*int64(c.blocks())*blockSize)
+	})
+}
+
+// scrape empties the windows [lo, hi) of class c: checksums 0, data gone.
 func (s *fileSet) scrape(c class, lo, hi uint64) error {
+	if err := s.clearSums(c, lo, hi); err != nil {
+		return err
+	}
+	return s.punch(c, lo, hi)
+}
+
+// eachRun calls f for each run of n windows of [lo, hi) in one file, with the place of the first.
+func (s *fileSet) eachRun(c class, lo, hi uint64, f func(p pair, at place, n int64) error) error {
 	size := int64(c.blocks()) * blockSize
 	perFile := uint64(fileBytesMax / size)
 	for lo < hi {
@@ -185,11 +207,7 @@ func (s *fileSet) scrape(c class, lo, hi uint64) error {
 		if err != nil {
 			return err
 		}
-		n := int64(end - lo)
-		if err := p.sum.zero(at.sum, n*int64(c.blocks())*sumSize); err != nil {
-			return err
-		}
-		if err := p.data.punch(at.data, n*size); err != nil {
+		if err := f(p, at, int64(end-lo)); err != nil {
 			return err
 		}
 		lo = end

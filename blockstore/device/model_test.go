@@ -102,7 +102,7 @@ func (g *gen) record() *wal.Record {
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 func testOptions(v volume) Options {
-	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v, noSync: v != nil, behindMin: 2 * blockSize}
+	return Options{NodeID: "n1", ClusterID: "c", Create: true, Logger: quiet(), CacheChunks: 4, volume: v, noSync: v != nil, behindMin: 2 * blockSize, lateMax: 3}
 }
 
 func mustOpen(t testing.TB, dir string, v volume) *Device {
@@ -204,6 +204,9 @@ func (d *Device) checkInvariants() error {
 		disk := make([]byte, len(c.sums))
 		if err := f.readAt(disk, at); err != nil {
 			return err
+		}
+		for slot := range c.late.data {
+			setSumAt(disk, slot, sumAt(c.sums, slot))
 		}
 		ok := c.entry.win == l.e.win && c.entry.last == l.e.last && bytes.Equal(disk, c.sums) && c.present == countPresent(disk)
 		d.unlockShared(c)

@@ -90,11 +90,12 @@ func (d *Device) readView(p piece, dst []byte, medium bool) (*view, error) {
 	}
 	defer d.unlockShared(c)
 	v := &view{p: p, last: c.entry.last}
-	first, end := p.hi-p.lo, 0
+	first, end, written := p.hi-p.lo, 0, false
 	if c.entry.win != noWindow {
 		for i := range p.hi - p.lo {
 			if v.sums[i] = sumAt(c.sums, p.lo+i); v.sums[i] != sumAbsent {
 				first, end = min(first, i), i+1
+				written = written || c.late.data[p.lo+i] == nil
 			} else {
 				v.failed[i] = c.doubts(p.lo + i)
 			}
@@ -115,7 +116,9 @@ func (d *Device) readView(p piece, dst []byte, medium bool) (*view, error) {
 		read = f.readMedium
 	}
 	at += int64(p.lo) * blockSize
-	err = read(dst[first*blockSize:end*blockSize], at+int64(first)*blockSize)
+	if written {
+		err = read(dst[first*blockSize:end*blockSize], at+int64(first)*blockSize)
+	}
 	if err != nil && !mediumError(err) {
 		return nil, err
 	}
@@ -124,6 +127,8 @@ func (d *Device) readView(p piece, dst []byte, medium bool) (*view, error) {
 		switch {
 		case v.sums[i] == sumAbsent:
 			clear(own)
+		case c.late.data[p.lo+i] != nil:
+			copy(own, c.late.data[p.lo+i])
 		case err != nil: // one of them cannot be read: find out which
 			if e := read(own, at+int64(i)*blockSize); mediumError(e) {
 				v.failed[i] = true
