@@ -23,6 +23,7 @@ type ledger struct {
 	owner int                 // the session that counted last; 0: none
 	ses   uint64              // and its writer
 	stray [ledgerFiles]uint64 // written while the session changed
+	alone uint64              // a step whose name may have changed under the next session, and its file not
 	doubt bool                // a step failed: look before going on
 	next  uint64              // the step to do next
 	sure  uint64              // steps up to this one are durable
@@ -111,7 +112,11 @@ func (l *ledger) step(ctx context.Context, s *assembly.FileServer, owner int) er
 	if err != nil {
 		return err
 	}
-	if err := s.Rename(ctx, nobody, l.dir, fmt.Sprint("n", n-1), l.dir, fmt.Sprint("n", n), 0); err != nil {
+	err = s.Rename(ctx, nobody, l.dir, fmt.Sprint("n", n-1), l.dir, fmt.Sprint("n", n), 0)
+	if uint64(s.Clerk().Session().Writer) != ses {
+		l.alone = n // what this step wrote may have been lost before that
+	}
+	if err != nil {
 		return err
 	}
 	l.next++
@@ -179,6 +184,9 @@ func (l *ledger) look(ctx context.Context, s *assembly.FileServer) (at uint64, e
 		}
 		if want%ledgerFiles != uint64(i) {
 			want = 0
+		}
+		if want == at && at == l.alone && v+ledgerFiles == at {
+			continue
 		}
 		if v != want && !(v == at+1 && v%ledgerFiles == uint64(i)) && v != l.stray[i] {
 			l.w.fail("%s's ledger: the name says step %d, the files say %v: not a prefix", l.m.name, at, vals)
