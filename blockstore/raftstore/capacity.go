@@ -116,11 +116,13 @@ func (n *Node) measureCapacity(ctx context.Context) (blocks uint64, all bool) {
 	members := n.Members()
 	all = true
 	var list []PeerUsage
+	var here string
 	for _, m := range members {
 		var u PeerUsage
 		var err error
 		if m.Self {
 			u, err = n.ServeUsage(ctx)
+			here = u.FSID
 		} else {
 			rctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			u, err = n.opts.Peers.Usage(rctx, m.Address)
@@ -143,13 +145,24 @@ func (n *Node) measureCapacity(ctx context.Context) (blocks uint64, all bool) {
 		}
 		list = append(list, u)
 	}
-	return capacityOf(list), all
+	return capacityOf(withSpare(list, here, uint64(n.spareBytes.Load()))), all
+}
+
+// withSpare counts the log that this node, the leader, keeps for followers as free where it is: it goes as soon as the space is needed, and
+// what is admitted must not rise and fall with it.
+func withSpare(list []PeerUsage, here string, spare uint64) []PeerUsage {
+	for i := range list {
+		if list[i].FSID == here {
+			list[i].Free += spare
+		}
+	}
+	return list
 }
 
 // logSlack is what the log's files take beyond its entries: an active segment, a spare one, one to be recycled.
 const logSlack = 192 << 20
 
-// logToCome is by how much the log may grow yet.
+// logToCome is by how much the log may grow yet. What is kept for followers does not count: it goes when space gets short.
 func (n *Node) logToCome() uint64 {
 	most := n.limits.CheckpointBytes + n.limits.TrailingBytes + logSlack
 	return uint64(max(0, most-n.stores.entries.DiskBytes()))

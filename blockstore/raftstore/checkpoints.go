@@ -60,7 +60,7 @@ func (n *Node) checkpointDue() bool {
 }
 
 // Checkpoint makes the device durable at what is applied now and cuts the log behind it, but for the last
-// Limits.TrailingBytes.
+// Limits.TrailingBytes, and on the leader what followers that are behind still need (retain.go).
 func (n *Node) Checkpoint(ctx context.Context) error {
 	r, err := n.raftNow()
 	if err != nil {

@@ -26,11 +26,12 @@ type memNet struct {
 	mu    sync.Mutex
 	at    map[string]*memListener
 	cut   map[string]bool // nodes (addresses) that reach nobody
+	slow  map[string]int  // bytes a second that a connection brings to a node at most
 	conns map[*memConn]struct{}
 }
 
 func newMemNet() *memNet {
-	return &memNet{at: map[string]*memListener{}, cut: map[string]bool{}, conns: map[*memConn]struct{}{}}
+	return &memNet{at: map[string]*memListener{}, cut: map[string]bool{}, slow: map[string]int{}, conns: map[*memConn]struct{}{}}
 }
 
 type memListener struct {
@@ -59,6 +60,23 @@ func (c *memConn) Close() error {
 	delete(c.net.conns, c)
 	c.net.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// Write takes its time if the other side's network is slow.
+func (c *memConn) Write(b []byte) (int, error) {
+	c.net.mu.Lock()
+	rate := c.net.slow[c.b]
+	c.net.mu.Unlock()
+	if rate > 0 {
+		time.Sleep(time.Duration(len(b)) * time.Second / time.Duration(rate))
+	}
+	return c.Conn.Write(b)
+}
+
+func (m *memNet) slowDown(addr string, rate int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow[addr] = rate
 }
 
 func (m *memNet) listen(addr string) net.Listener {

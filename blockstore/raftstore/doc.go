@@ -43,7 +43,7 @@
 //
 // # Locks
 //
-// Order: gate.mu alone; applier.exclusive before applier.mu; checkpointState.mu, copyState.mu, progress.mu, identMu and the
+// Order: gate.mu alone; LogStore.mu before followers.mu and identMu; applier.exclusive before applier.mu; checkpointState.mu, copyState.mu, progress.mu, identMu and the
 // others are held for a few instructions, but for checkpointState.mu, which is held over a checkpoint.
 package raftstore
 

@@ -22,7 +22,11 @@ type LogOptions struct {
 	// Covered tells the index up to which a snapshot holds everything. With it a gap in what raft appends is
 	// refused (KindInvalid) unless the snapshot covers it. nil: raft is trusted.
 	Covered func() uint64
-	Seg     seglog.Options // of the seglog; its Logger is set
+	// Needed tells from which entry on others need the log: they are not removed at the front while the log is no greater than NeededBytes.
+	// It may not ask for any before oldest. Both are called with the log locked. nil: nobody needs any.
+	Needed      func(oldest uint64) uint64
+	NeededBytes func() int64
+	Seg         seglog.Options // of the seglog; its Logger is set
 }
 
 // LogStore is the Raft log of a node: raft.LogStore over seglog or raft-boltdb, with the newest entries in
@@ -43,10 +47,13 @@ type LogStore struct {
 	log     *slog.Logger
 	covered func() uint64
 
+	needed      func(oldest uint64) uint64
+	neededBytes func() int64
+
 	mu        sync.Mutex // appends and deletions, one at a time
 	holds     int
 	holdBytes int64
-	parked    uint64 // a vetoed deletion: entries below it go when the last hold is released, or the log is too great
+	parked    uint64 // a deletion that was put off: entries below it go when nobody needs them any more, or the log is too great
 }
 
 // logBack is what keeps the entries. Methods that change it are not called concurrently; first..last are consecutive.
@@ -101,7 +108,7 @@ func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &LogStore{back: back, log: o.Logger, covered: o.Covered, holdBytes: o.HoldBytes}
+	s := &LogStore{back: back, log: o.Logger, covered: o.Covered, needed: o.Needed, neededBytes: o.NeededBytes, holdBytes: o.HoldBytes}
 	s.cache.init(o.CacheBytes, o.IdleRelease)
 	return s, nil
 }
@@ -142,10 +149,19 @@ func (s *LogStore) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	s.cache.add(logs)
-	if s.parked != 0 && s.tooGreat() {
+	if s.parked != 0 && s.overdue() {
 		return s.deleteParked()
 	}
 	return nil
+}
+
+// overdue tells whether the log has become too great for what was put off to be put off any longer. A cut has to be worth its write.
+func (s *LogStore) overdue() bool {
+	if s.holds > 0 {
+		return s.tooGreat()
+	}
+	limit := s.neededBytes() // something was put off, so it is there
+	return s.back.bytesSince(0) > limit+limit/16
 }
 
 // tooGreat tells whether the log has outgrown what is kept for a replica that copies: that one then misses entries at the end of its
@@ -187,15 +203,57 @@ func (s *LogStore) DeleteRange(min, max uint64) error {
 			s.parked = maxOf(s.parked, max+1)
 			return nil
 		}
-		s.parked = 0
-		return s.deleteFront(max + 1)
+		return s.deleteFront(maxOf(s.parked, max+1))
 	}
 	return errors.New(errors.KindInvalid, "delete log entries %d to %d out of the middle of %d to %d: a log has no holes", min, max, first, last)
 }
 
+// deleteFront removes the entries below before; those that others need are put off.
 func (s *LogStore) deleteFront(before uint64) error {
+	s.parked = 0
+	if last := s.back.last(); before > last { // the rest was truncated meanwhile: raft removes it when it asks again
+		before = last
+	}
+	if from := s.neededFrom(before); from < before {
+		s.parked, before = before, from
+	}
+	if before <= s.back.first() {
+		return nil
+	}
 	s.cache.dropBefore(before)
 	return s.back.deleteFront(before)
+}
+
+// neededFrom tells the first entry below before that others need and that the log has room for, before if there is none.
+func (s *LogStore) neededFrom(before uint64) uint64 {
+	if s.needed == nil {
+		return before
+	}
+	oldest := s.back.last() + 1 - s.TrailingFor(s.neededBytes())
+	if oldest >= before {
+		return before
+	}
+	return min(before, s.needed(oldest))
+}
+
+// Trim removes what was put off because others needed it and is needed no more. It tells the bytes of what is left of that.
+func (s *LogStore) Trim() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds == 0 && s.parked != 0 {
+		if err := s.deleteParked(); err != nil {
+			s.log.Error("removing log entries failed", "err", err) // a dead log fails the next append, too
+		}
+	}
+	return s.spare()
+}
+
+// spare is the size in bytes of the entries that are kept only until nobody needs them, or the space is. Called with mu held.
+func (s *LogStore) spare() int64 {
+	if s.holds > 0 || s.parked == 0 {
+		return 0
+	}
+	return s.back.bytesSince(0) - s.back.bytesSince(s.parked)
 }
 
 // HoldDeletes keeps entries from being removed at the front (a replica that is being copied
@@ -223,16 +281,11 @@ func (s *LogStore) release() {
 
 // deleteParked makes the deletion that was put off.
 func (s *LogStore) deleteParked() error {
-	before := s.parked
-	s.parked = 0
-	first, last := s.back.first(), s.back.last()
-	if first == 0 || before <= first {
+	if s.back.first() == 0 {
+		s.parked = 0
 		return nil
 	}
-	if before > last { // the rest was truncated meanwhile: raft removes it when it asks again
-		before = last
-	}
-	return s.deleteFront(before)
+	return s.deleteFront(s.parked)
 }
 
 // Bytes is the size of the log in bytes, as it stands on disk.

@@ -108,12 +108,13 @@ type raftAddr string
 func (raftAddr) Network() string  { return "dfs" }
 func (a raftAddr) String() string { return string(a) }
 
-// transport is raft's network transport with three changes: entries go their own way (appendWire), votes are asked for without an id, and while a follower
-// installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
+// transport is raft's network transport with four changes: entries go their own way (appendWire), votes are asked for without an id, how far
+// followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
-	wire *appendWire
-	hold func()
+	wire      *appendWire
+	followers *followers
+	hold      func()
 }
 
 var (
@@ -127,6 +128,14 @@ func (t *transport) Consumer() <-chan raft.RPC { return t.wire.rpcs }
 
 // AppendEntries sends entries over the wire; without entries, and to a node that knows no wire, raft's own way.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.append(id, target, args, resp)
+	if err == nil {
+		t.followers.answered(id, args, resp, time.Now())
+	}
+	return err
+}
+
+func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(args.Entries) > 0 {
 		if done, err := t.wire.send(target, args, resp); done {
 			return err
@@ -159,25 +168,34 @@ func (t *transport) Close() error {
 	return err
 }
 
-// InstallSnapshot sends the manifest and returns when the follower has pulled what it lacks.
+// InstallSnapshot sends the manifest and returns when the follower has pulled what it lacks. Raft tries this again and again with a follower
+// that is dead, too: the log is kept for one that answers.
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	t.hold()
+	hold := func() {
+		if t.followers.alive(id, args.Term, time.Now()) {
+			t.hold()
+		}
+	}
+	hold()
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
-		tick := time.NewTicker(deleteHold / 3)
+		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for {
 			select {
 			case <-tick.C:
-				t.hold()
+				hold()
 			case <-stop:
 				return
 			}
 		}
 	}()
 	err := t.NetworkTransport.InstallSnapshot(id, target, args, resp, data)
-	t.hold()
+	if err == nil && resp.Success {
+		t.followers.installed(id, args.Term, args.LastLogIndex, time.Now())
+	}
+	hold()
 	return err
 }
 
@@ -196,5 +214,5 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	nt.TimeoutScale = 1 // a manifest is small, but the answer comes when the copy is done
 	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
 	wire.start(nt.Consumer())
-	return &transport{NetworkTransport: nt, wire: wire, hold: n.holdDeletes}
+	return &transport{NetworkTransport: nt, wire: wire, followers: &n.followers, hold: n.holdDeletes}
 }

@@ -46,6 +46,9 @@ type Node struct {
 	repairs       repairs
 	capacity      capacityState
 	checkpoints   checkpointState
+	followers     followers
+	keepBytes     atomic.Int64 // see setKeepBytes
+	spareBytes    atomic.Int64 // of the log, kept for followers alone; as of the last second
 }
 
 var (
@@ -218,6 +221,7 @@ func (n *Node) run() {
 	n.applier.progress.wake()
 	n.spawn(func() { n.watchRaft(r) })
 	n.spawn(n.checkpointLoop)
+	n.spawn(n.retainLoop)
 	n.spawn(n.capacityLoop)
 	n.spawn(n.scrubLoop)
 }

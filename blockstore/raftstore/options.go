@@ -66,6 +66,7 @@ type Limits struct {
 	CheckpointBytes     int64         // applied bytes after which a checkpoint is made (256 MiB)
 	CheckpointInterval  time.Duration // a checkpoint is made after this time, too, if 1 MiB was applied (5 min)
 	TrailingBytes       int64         // log kept behind a checkpoint for followers (128 MiB)
+	FollowerLogBytes    int64         // a log of this size is kept while a follower that answers still needs it (8 times TrailingBytes, so 1 GiB, half of HoldLogBytes at most; less if little of the disk is free); negative: none
 	HoldLogBytes        int64         // a log of this size is cut even while a replica copies, which then starts over (2 GiB)
 	BacklogEntries      uint64        // entries that a follower takes beyond what it has applied of the committed (128)
 	HeartbeatTimeout    time.Duration // without word from the leader for this long, a follower stands for election (800 ms)
@@ -94,6 +95,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.CheckpointInterval, 5*time.Minute)
 	setDefault(&l.TrailingBytes, 128<<20)
 	setDefault(&l.HoldLogBytes, 2<<30)
+	setDefault(&l.FollowerLogBytes, min(8*l.TrailingBytes, l.HoldLogBytes/2))
 	setDefault(&l.BacklogEntries, 128)
 	setDefault(&l.HeartbeatTimeout, 800*time.Millisecond)
 	setDefault(&l.CommitTimeout, 500*time.Millisecond)
@@ -125,6 +127,9 @@ func (o *Options) Validate() error {
 		return bad("unknown kind of log %q: use %q or %q", o.LogKind, LogSeg, LogBolt)
 	case o.Limits.InFlightBytes != 0 && o.Limits.InFlightBytes < entryBytesMax:
 		return bad("InFlightBytes is %d, but one entry may be %d", o.Limits.InFlightBytes, entryBytesMax)
+	}
+	if l := o.Limits.withDefaults(); l.FollowerLogBytes > l.HoldLogBytes {
+		return bad("FollowerLogBytes is %d, but a log of HoldLogBytes (%d) is cut in any case", l.FollowerLogBytes, l.HoldLogBytes)
 	}
 	if err := checkAddress(o.Advertise); err != nil {
 		return err

@@ -33,6 +33,8 @@ type Status struct {
 	LogCacheBytes     int64
 	LogKept           bool  // deletions are put off, because a replica copies
 	LogKeptBytesMax   int64 // but not in a log greater than this
+	LogSpareBytes     int64 // of LogBytes: kept because followers are behind
+	LogSpareBytesMax  int64 // the log may have this size for that
 	InFlightBytes     int64
 	InFlightBytesMax  int64
 	BytesSinceRestart int64 // applied
@@ -91,6 +93,7 @@ func (n *Node) Status() Status {
 	n.stores.holdMu.Lock()
 	s.LogKept = n.stores.release != nil
 	n.stores.holdMu.Unlock()
+	s.LogSpareBytes, s.LogSpareBytesMax = n.spareBytes.Load(), n.keepBytes.Load()
 	s.LogKeptBytesMax = n.limits.HoldLogBytes
 	s.CheckpointIndex, _ = a.dev.Meta()
 	s.DeviceUsedBytes, s.DeviceFreeBytes, _ = a.dev.Usage()

@@ -93,7 +93,8 @@ func (n *Node) openStores() (*stores, error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, bolt)
-	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, HoldBytes: n.limits.HoldLogBytes, Covered: s.covered.Load, Seg: n.opts.Seg})
+	s.entries, err = OpenLog(n.opts.LogKind, dir, LogOptions{Logger: n.log, HoldBytes: n.limits.HoldLogBytes, Covered: s.covered.Load,
+		Needed: n.neededLog, NeededBytes: n.keepBytes.Load, Seg: n.opts.Seg})
 	if err != nil {
 		_ = s.close()
 		return nil, err
