@@ -17,6 +17,7 @@ import (
 	"dfs/blockstore/device"
 	"dfs/internal/errors"
 	"dfs/internal/mux"
+	"dfs/internal/simdisk"
 	"dfs/wal"
 	"dfs/wal/seglog"
 )
@@ -158,7 +159,7 @@ type cluster struct {
 	limit Limits
 	boot  map[blockstore.NodeID]string
 	wrap  func(id string, d blockstore.Device) blockstore.Device
-	disks map[string]*simDisk // in place of the host's, where there is one
+	disks map[string]*simdisk.Disk // in place of the host's, where there is one
 
 	mu    sync.Mutex
 	nodes map[string]*testNode // by address
@@ -237,8 +238,8 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 	seg := seglog.Options{SegmentBytes: 1 << 20}
 	disk := c.disks[id]
 	if disk != nil {
-		do.Volume = simVolume{disk}
-		seg = seglog.Options{SegmentBytes: 128 << 10, SpareAfter: 16 << 10, FS: simLogDir{disk}}
+		do.Volume = simdisk.Volume{Disk: disk}
+		seg = seglog.Options{SegmentBytes: 128 << 10, SpareAfter: 16 << 10, FS: simdisk.Log{Disk: disk}}
 	}
 	dev, err = device.Open(filepath.Join(dir, "blocks"), do)
 	if err != nil {
@@ -253,7 +254,7 @@ func (c *cluster) open(id string, change func(o *Options)) (*testNode, error) {
 		LogKind: c.kind, Peers: &memFetcher{c, addrOf(id)}, Logger: log, Fatal: func(err error) { tn.fatal <- err },
 		Bootstrap: c.boot, Limits: c.limit, Seg: seg}
 	if disk != nil {
-		o.Power = disk.p
+		o.Power = disk
 	}
 	if change != nil {
 		change(&o)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dfs/blockstore"
+	"dfs/internal/simdisk"
 	"dfs/wal"
 )
 
@@ -50,7 +51,7 @@ func TestEverySite(t *testing.T) {
 // siteRun is a cluster whose node c has a power supply of its own.
 type siteRun struct {
 	*powerRun
-	own    *power // c's
+	own    *simdisk.Power // c's
 	w      *writer
 	want   map[wal.Addr]*[wal.BlockSize]byte
 	sites  map[string]int
@@ -61,7 +62,7 @@ type siteRun struct {
 func newSiteRun(t *testing.T) *siteRun {
 	s := &siteRun{own: newPower(2), want: map[wal.Addr]*[wal.BlockSize]byte{}, sites: map[string]int{}}
 	s.powerRun = &powerRun{cluster: newCluster(t, "a", "b", "c"), t: t, p: newPower(1), rng: rand.New(rand.NewPCG(1, 6)), sum: &powerCounts{}}
-	s.disks = map[string]*simDisk{"a": newSimDisk(s.p), "b": newSimDisk(s.p), "c": newSimDisk(s.own)}
+	s.disks = map[string]*simdisk.Disk{"a": simdisk.New(s.p), "b": simdisk.New(s.p), "c": simdisk.New(s.own)}
 	s.limit.TrailingBytes = 1
 	s.startAll()
 	s.w = s.cluster.writer('w')
@@ -99,26 +100,25 @@ func (s *siteRun) round(fault string, n int) (site string, hit bool) {
 	}
 	s.write(1)
 	if fault == "error" {
-		s.own.errorAt(n)
+		s.own.ErrorsIn(n, 1)
 	} else {
-		s.own.failWithin(n)
+		s.own.FailIn(n)
 	}
 	c := s.comeBack()
-	site, hit = s.own.hit()
+	kind, hit := s.own.Hit()
+	site = kind.String()
 	if hit {
 		s.fell(c, fault, site)
 		s.stop("c")
+		left := simdisk.Nothing // as of a machine whose process died: the kernel keeps it
 		if fault == "power" {
-			s.own.mu.Lock()
-			s.disks["c"].lose()
-			s.own.mu.Unlock()
-		} else {
-			s.disks["c"].dies()
+			left = simdisk.Torn
 		}
-		s.own.restore()
+		s.disks["c"].Lose(left)
+		s.own.Restore()
 		c = s.start("c")
 	} else {
-		s.own.restore()
+		s.own.Restore()
 	}
 	s.verify(c, fmt.Sprintf("%s in operation %d, a %s", fault, n, site))
 	return site, hit
@@ -126,7 +126,7 @@ func (s *siteRun) round(fault string, n int) (site string, hit bool) {
 
 // comeBack starts c and lets it copy, follow and make a checkpoint, until all is done or the fault has come. Nil: it did not start.
 func (s *siteRun) comeBack() *testNode {
-	met := func() bool { _, ok := s.own.hit(); return ok }
+	met := func() bool { _, ok := s.own.Hit(); return ok }
 	c, err := s.open("c", nil)
 	if err != nil {
 		if !met() {
@@ -169,22 +169,6 @@ func (s *siteRun) fell(c *testNode, fault, site string) {
 	s.eventually(fmt.Sprintf("c ends itself, or goes on, after an error of a %s", site), func() bool {
 		return len(c.fatal) > 0 || c.Applied() > before && c.applier.progress.settled()
 	})
-}
-
-// dies forgets what was not synced yet of a machine whose process died: the kernel keeps it, and a loss of power is not to come.
-func (d *simDisk) dies() {
-	d.p.mu.Lock()
-	defer d.p.mu.Unlock()
-	for _, c := range d.changes {
-		c(d.durable)
-	}
-	d.changes = nil
-	for _, files := range []map[string]*simInode{d.names, d.blocks} {
-		for _, n := range files {
-			clear(n.versions)
-			n.lengths = nil
-		}
-	}
 }
 
 // verify compares c with what was written.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dfs/internal/errors"
+	"dfs/internal/simdisk"
 )
 
 // A follower's disk fills: while a record is applied, while the log is appended to, while a spare segment is filled with zeros,
@@ -19,14 +20,14 @@ func TestFullDisk(t *testing.T) {
 		inVirtualTime(t, fmt.Sprint(spare), func(t *testing.T) {
 			c := newCluster(t, "a", "b", "c")
 			p := newPower(uint64(spare))
-			c.disks = map[string]*simDisk{"a": newSimDisk(p), "b": newSimDisk(p), "c": newSimDisk(p)}
+			c.disks = map[string]*simdisk.Disk{"a": simdisk.New(p), "b": simdisk.New(p), "c": simdisk.New(p)}
 			c.limit.TrailingBytes = 1
 			c.startAll()
 			w := c.writer('x')
 			w.write(7, 0, 4, 'A', 4)
 			c.caughtUp(w.last)
 			f := c.follower()
-			c.disks[f.id].setFull(spare)
+			c.disks[f.id].SetRoom(spare)
 			died := make(chan error, 1)
 			go func() { // a node with a full disk ends, as its process would: it may be the leader by then
 				err := <-f.fatal
@@ -59,7 +60,7 @@ func TestFullDisk(t *testing.T) {
 			} else if !stderrors.Is(err, syscall.ENOSPC) {
 				t.Errorf("a start with a full disk: %v", err)
 			}
-			c.disks[f.id].setFull(-1)
+			c.disks[f.id].SetRoom(-1)
 			f = c.start(f.id)
 			c.caughtUp(w.last)
 			f.check(t, w.last, 7, 0, n, 'A')

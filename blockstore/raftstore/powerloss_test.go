@@ -17,10 +17,11 @@ import (
 	"dfs/blockstore"
 	"dfs/blockstore/device"
 	"dfs/internal/errors"
+	"dfs/internal/simdisk"
 	"dfs/wal"
 )
 
-// TestPowerLoss loses the power of all nodes at seeded moments (simdisk_test.go says what that does), while writers have several
+// TestPowerLoss loses the power of all nodes at seeded moments (internal/simdisk says what that does), while writers have several
 // records in flight, checkpoints are made and nodes are cut off; also while the nodes recover. After each restart: every
 // acknowledged record is there, of every writer a prefix of its records, each once; replicas are
 // byte-identical and count alike; what was torn is healed, or accepted by agreement.
@@ -67,6 +68,9 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
+// newPower returns a power supply that draws by seed.
+func newPower(seed uint64) *simdisk.Power { return simdisk.NewPower(rand.New(rand.NewPCG(seed, 5))) }
+
 type powerCounts struct {
 	losses, inRecovery, acked, found, healed, failed, copies atomic.Uint64
 }
@@ -75,7 +79,7 @@ type powerCounts struct {
 type powerRun struct {
 	*cluster
 	t       *testing.T
-	p       *power
+	p       *simdisk.Power
 	rng     *rand.Rand
 	writers []*powerWriter
 	sum     *powerCounts
@@ -84,9 +88,9 @@ type powerRun struct {
 func powerLoss(t *testing.T, seed uint64, sum *powerCounts) {
 	t.Logf("DFS_POWER_SEED=%d go test -run TestPowerLoss ./blockstore/raftstore", seed)
 	r := &powerRun{cluster: newCluster(t, "a", "b", "c"), t: t, p: newPower(seed), rng: rand.New(rand.NewPCG(seed, 6)), sum: sum}
-	r.disks = map[string]*simDisk{}
+	r.disks = map[string]*simdisk.Disk{}
 	for id := range r.boot {
-		r.disks[string(id)] = newSimDisk(r.p)
+		r.disks[string(id)] = simdisk.New(r.p)
 	}
 	r.limit.HeartbeatTimeout = 100 * time.Millisecond
 	r.limit.TrailingBytes = []int64{1, 32 << 10, 8 << 20}[seed%3]
@@ -95,7 +99,7 @@ func powerLoss(t *testing.T, seed uint64, sum *powerCounts) {
 		r.writers = append(r.writers, r.newWriter(byte('x'+i)))
 	}
 	for range 3 {
-		r.p.failWithin(1 + r.rng.IntN([]int{400, 2000, 12000}[r.rng.IntN(3)]))
+		r.p.FailIn(1 + r.rng.IntN([]int{400, 2000, 12000}[r.rng.IntN(3)]))
 		r.load()
 		r.sum.losses.Add(1)
 		r.lose()
@@ -110,29 +114,29 @@ func (r *powerRun) lose() {
 		r.sum.copies.Add(min(n.CatchUp().Manifest, 1))
 		r.stop(n.id)
 		for len(n.fatal) > 0 {
-			if err := <-n.fatal; !stderrors.Is(err, errPower) {
+			if err := <-n.fatal; !stderrors.Is(err, simdisk.ErrPower) {
 				r.t.Errorf("%s: %v", n.id, err)
 			}
 		}
 	}
 	for _, id := range []string{"a", "b", "c"} {
-		r.disks[id].lose()
+		r.disks[id].Lose(simdisk.Torn)
 	}
-	r.p.restore()
+	r.p.Restore()
 }
 
 // recover starts all nodes; the power may be lost again within the first ops operations, twice at most.
 func (r *powerRun) recover(ops int) {
 	for range r.rng.IntN(3) {
-		r.p.failWithin(1 + r.rng.IntN(ops))
+		r.p.FailIn(1 + r.rng.IntN(ops))
 		begin := time.Now()
-		for r.startPower() && time.Since(begin) < 500*time.Millisecond && !r.p.isOff() {
+		for r.startPower() && time.Since(begin) < 500*time.Millisecond && !r.p.Off() {
 			time.Sleep(5 * time.Millisecond)
 		}
-		if r.p.isOff() {
+		if r.p.Off() {
 			r.sum.inRecovery.Add(1)
 		}
-		r.p.cut()
+		r.p.Cut()
 		r.lose()
 	}
 	if !r.startPower() {
@@ -148,7 +152,7 @@ func (r *powerRun) startPower() bool {
 			continue
 		}
 		tn, err := r.open(id, nil)
-		if err != nil && r.p.isOff() {
+		if err != nil && r.p.Off() {
 			return false
 		}
 		if err != nil {
@@ -169,13 +173,13 @@ func (r *powerRun) startPower() bool {
 func (r *powerRun) load() {
 	var wg sync.WaitGroup
 	for _, w := range r.writers {
-		wg.Go(func() { w.run(r.p.lost) })
+		wg.Go(func() { w.run(r.p.Lost()) })
 	}
 	wg.Go(func() { r.trouble(rand.New(rand.NewPCG(r.rng.Uint64(), 7))) })
 	select {
-	case <-r.p.lost:
+	case <-r.p.Lost():
 	case <-time.After(2 * time.Second):
-		r.p.cut()
+		r.p.Cut()
 	}
 	wg.Wait()
 }
@@ -184,7 +188,7 @@ func (r *powerRun) load() {
 func (r *powerRun) trouble(rng *rand.Rand) {
 	pause := func(max int) bool {
 		select {
-		case <-r.p.lost:
+		case <-r.p.Lost():
 			return false
 		case <-time.After(time.Duration(rng.IntN(max)) * time.Millisecond):
 			return true
@@ -195,7 +199,7 @@ func (r *powerRun) trouble(rng *rand.Rand) {
 		go func() { _ = n.Checkpoint(context.Background()); close(done) }()
 		select {
 		case <-done:
-		case <-r.p.lost: // a node whose disk failed answers when it is closed
+		case <-r.p.Lost(): // a node whose disk failed answers when it is closed
 		}
 	}
 	for pause(50) {
@@ -454,7 +458,7 @@ func (w *powerWriter) burst(seq uint64, n int) (acked uint64) {
 	go func() { wg.Wait(); close(all) }()
 	select {
 	case <-all:
-	case <-w.r.p.lost: // a leader whose followers lost their disks, but not their voices, never answers
+	case <-w.r.p.Lost(): // a leader whose followers lost their disks, but not their voices, never answers
 	}
 	mu.Lock()
 	defer mu.Unlock()

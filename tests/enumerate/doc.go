@@ -9,7 +9,7 @@
 //
 //   - TestRecords: the file server crashes behind each record that it wrote. Another mounts what the store holds then.
 //   - TestWrites: the machine loses power at each write, sync, rename or commit that reaches the disk below the Raft log, the device
-//     and their small files. Of what was not synced nothing survives, or all (the process alone died), or a part (see disk_test.go). The node starts,
+//     and their small files. Of what was not synced nothing survives, or all (the process alone died), or a part (see internal/simdisk). The node starts,
 //     another file server mounts.
 //
 // After each: the mount works, what it shows is one of the oracle's states, not older than what an fsync had acknowledged (R2, R3);

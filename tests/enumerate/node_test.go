@@ -17,6 +17,7 @@ import (
 	"dfs/fs"
 	"dfs/internal/errors"
 	"dfs/internal/mux"
+	"dfs/internal/simdisk"
 	"dfs/lockserver"
 	"dfs/wal"
 	"dfs/wal/seglog"
@@ -25,7 +26,7 @@ import (
 // machine is a node that is a cluster by itself, on a disk, and a file server that stands on it without a network between.
 type machine struct {
 	*client
-	disk   *disk
+	disk   *simdisk.Disk
 	dir    string
 	device *device.Device
 	mux    *mux.Mux
@@ -71,15 +72,14 @@ func scratch() (string, error) {
 }
 
 // start starts the node from what is on the disk and waits until it leads.
-func start(d *disk) (*machine, error) {
+func start(d *simdisk.Disk) (*machine, error) {
 	dir, err := scratch()
 	if err != nil {
 		return nil, err
 	}
-	if err := d.files.write(dir); err != nil {
+	if err := d.Unpack(dir); err != nil {
 		return nil, err
 	}
-	d.dir = dir
 	m := &machine{disk: d, dir: dir, fatal: make(chan error, 4)}
 	if err := m.startNode(); err != nil {
 		m.stop()
@@ -113,7 +113,7 @@ func (m *machine) startNode() error {
 	if err := os.MkdirAll(blocks, 0o700); err != nil {
 		return err
 	}
-	m.device, err = device.Open(blocks, device.Options{NodeID: "a", ClusterID: incarnation, Create: true, Logger: log, Volume: volume{m.disk}})
+	m.device, err = device.Open(blocks, device.Options{NodeID: "a", ClusterID: incarnation, Create: true, Logger: log, Volume: simdisk.Volume{Disk: m.disk}})
 	if err != nil {
 		return wrap(err, "device")
 	}
@@ -121,7 +121,7 @@ func (m *machine) startNode() error {
 	m.node, err = raftstore.Open(raftstore.Options{ID: "a", Dir: m.dir, Advertise: "a:1", Mux: m.mux, Device: m.device, LogKind: raftstore.LogSeg, Peers: alone{},
 		Logger: log, Fatal: func(err error) { m.fatal <- err }, Bootstrap: map[blockstore.NodeID]string{"a": "a:1"}, CapacityBlocks: 1 << 20,
 		Limits: raftstore.Limits{HeartbeatTimeout: 50 * time.Millisecond, ScrubPause: -1, TrailingBytes: 1},
-		Seg:    seglog.Options{SegmentBytes: 1 << 20, SpareAfter: 64 << 10, FS: logDir{m.disk}}, Power: m.disk})
+		Seg:    seglog.Options{SegmentBytes: 1 << 20, SpareAfter: 64 << 10, FS: simdisk.Log{Disk: m.disk}}, Power: m.disk})
 	if err != nil {
 		return wrap(err, "replica")
 	}
@@ -131,9 +131,7 @@ func (m *machine) startNode() error {
 
 // stop ends the processes, and nothing more reaches the disk.
 func (m *machine) stop() {
-	m.disk.mu.Lock()
-	m.disk.off = true
-	m.disk.mu.Unlock()
+	m.disk.Cut()
 	if m.server != nil {
 		ctx, cancel := context.WithCancel(background())
 		cancel()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dfs/fs/fsck"
+	"dfs/internal/simdisk"
 )
 
 var fsckDevice = fsck.FromDevice
@@ -23,7 +24,7 @@ func TestWrites(t *testing.T) {
 		list = append(sample(rng, list[:len(list)-shortWrites], shortWrites), list[len(list)-shortWrites:]...)
 	}
 	from := min(int(number(t, "DFS_FROM", 0)), len(list))
-	var bases [2]*disk // without a checkpoint, and with one
+	var bases [2]*simdisk.Disk // without a checkpoint, and with one
 	for i := range bases {
 		inBubble(t, func() (err error) {
 			bases[i], err = baseDisk(i > 0)
@@ -48,8 +49,8 @@ func TestWrites(t *testing.T) {
 }
 
 // baseDisk is the disk of a node with the tree that sequences begin with.
-func baseDisk(checkpoint bool) (*disk, error) {
-	m, err := start(newDisk())
+func baseDisk(checkpoint bool) (*simdisk.Disk, error) {
+	m, err := start(simdisk.New(simdisk.NewPower(nil)))
 	if err != nil {
 		return nil, err
 	}
@@ -66,35 +67,32 @@ func baseDisk(checkpoint bool) (*disk, error) {
 			return nil, err
 		}
 	}
-	m.disk.mu.Lock()
-	defer m.disk.mu.Unlock()
-	if m.disk.files, err = readFiles(m.dir); err != nil {
-		return nil, err
-	}
-	return m.disk.clone(), nil
+	return m.disk.Clone(nil)
 }
 
 // writes runs one sequence and all its crashes.
-func writes(t *testing.T, base *disk, s sequence, rng *rand.Rand, n *counts) error {
+func writes(t *testing.T, base *simdisk.Disk, s sequence, rng *rand.Rand, n *counts) error {
 	clock := laterClock()
-	o, before, events, err := recorded(base, s, rng.IntN(3), clock)
+	o, at, ops, err := recorded(base, s, rng.IntN(3), clock) // at: with all operations below i
 	if err != nil {
 		return err
 	}
-	n.writes.Add(int64(len(events)))
+	n.writes.Add(int64(len(ops)))
 	seen := map[uint64]bool{}
-	at := before.clone() // with all events below i
-	for i := range len(events) + 1 {
-		var e *event
+	for i := range len(ops) + 1 {
+		var e *simdisk.Op
 		what := "crash at the end"
-		if i < len(events) {
-			e = &events[i]
-			what = fmt.Sprintf("crash in write %d of %d (%v)", i+1, len(events), e)
+		if i < len(ops) {
+			e = &ops[i]
+			what = fmt.Sprintf("crash in write %d of %d (%v)", i+1, len(ops), e)
 		}
-		for l := range lossSome + 1 {
-			d := at.clone()
-			d.crash(e, l, rng)
-			if sum := d.sum(); seen[sum] {
+		for l := range simdisk.Torn + 1 {
+			d, err := at.Clone(rng)
+			if err != nil {
+				return err
+			}
+			d.Crash(e, l)
+			if sum := d.Sum(); seen[sum] {
 				n.same.Add(1)
 				continue
 			} else {
@@ -106,15 +104,19 @@ func writes(t *testing.T, base *disk, s sequence, rng *rand.Rand, n *counts) err
 			}
 		}
 		if e != nil {
-			at.do(e, false)
+			at.Redo(e)
 		}
 	}
 	return nil
 }
 
 // recorded runs a sequence, with a checkpoint before its last operation (1) or its end (2), and returns the disk from before, and what was done to it.
-func recorded(base *disk, s sequence, checkpoint int, clock *clock) (*oracle, *disk, []event, error) {
-	m, err := start(base.clone())
+func recorded(base *simdisk.Disk, s sequence, checkpoint int, clock *clock) (*oracle, *simdisk.Disk, []simdisk.Op, error) {
+	d, err := base.Clone(nil)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	m, err := start(d)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -125,19 +127,9 @@ func recorded(base *disk, s sequence, checkpoint int, clock *clock) (*oracle, *d
 	if err := m.settle(); err != nil {
 		return nil, nil, nil, err
 	}
-	d := m.disk
-	d.mu.Lock()
-	if d.files, err = readFiles(m.dir); err != nil {
-		d.mu.Unlock()
+	before, err := d.Record()
+	if err != nil {
 		return nil, nil, nil, err
-	}
-	before := d.clone()
-	d.record = true
-	d.mu.Unlock()
-	counted := func() int {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return len(d.events)
 	}
 	m.client.before = func(nth int) error {
 		if checkpoint == 1 && nth == len(s)-1 || checkpoint == 2 && nth == len(s) {
@@ -145,16 +137,13 @@ func recorded(base *disk, s sequence, checkpoint int, clock *clock) (*oracle, *d
 		}
 		return nil
 	}
-	o, err := s.run(m.client, counted)
+	o, err := s.run(m.client, d.Recorded)
 	m.closeAll()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.record = false
-	return o, before, d.events, err
+	return o, before, d.EndRecord(), err
 }
 
 // afterLoss starts the node from what a loss of power left, and mounts.
-func afterLoss(d *disk, o *oracle, writes int, clock *clock) error {
+func afterLoss(d *simdisk.Disk, o *oracle, writes int, clock *clock) error {
 	m, err := start(d)
 	if err != nil {
 		return wrap(err, "start")

@@ -8,6 +8,7 @@ import (
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/internal/simdisk"
 )
 
 // schedule puts faults in, by seed, one after another; many last while the next ones come.
@@ -234,23 +235,21 @@ func (s *schedule) isolate() {
 func (w *world) restart(n *node, again int) {
 	for w.ok() {
 		if again > 0 {
-			n.disk.mu.Lock()
-			n.disk.offIn = 1 + n.disk.rng.IntN(60)
-			n.disk.mu.Unlock()
+			n.disk.FailWithin(60)
 			again--
 		}
-		armed := n.disk.armed()
+		armed := n.disk.Armed()
 		err := n.start()
 		if err == nil && armed { // it may fail while it redoes what is in its log
 			time.Sleep(time.Second)
-			if n.disk.disarm(); n.replica() == nil && !n.isGone() {
+			if n.disk.FailIn(0); n.replica() == nil && !n.isGone() {
 				continue
 			}
 		}
 		if err == nil {
 			return
 		}
-		if err != errPower {
+		if err != simdisk.ErrPower {
 			w.fail("%v", err)
 			return
 		}
@@ -277,16 +276,12 @@ func (s *schedule) crashNode(power bool) {
 		again = 1
 	}
 	if power && within > 0 {
-		n.disk.mu.Lock()
-		n.disk.offIn = within
-		n.disk.mu.Unlock()
+		n.disk.FailIn(within)
 	} else {
 		n.crash(0, power)
 	}
 	s.later(d, func() {
-		n.disk.mu.Lock()
-		n.disk.offIn = 0
-		n.disk.mu.Unlock()
+		n.disk.FailIn(0)
 		if n.replica() == nil {
 			s.w.restart(n, again)
 		}
@@ -370,13 +365,10 @@ func (s *schedule) failDisk() {
 	}
 	d := s.between(500*time.Millisecond, 5*time.Second)
 	s.w.fault("disk error", "%s, a new process after %v", n.id, d)
-	n.disk.mu.Lock()
-	n.disk.failing, n.disk.excuse = 1+s.rng.IntN(3), true
-	n.disk.mu.Unlock()
+	n.disk.excused()
+	n.disk.ErrorsIn(1, 1+s.rng.IntN(3))
 	s.later(d, func() {
-		n.disk.mu.Lock()
-		n.disk.failing = 0
-		n.disk.mu.Unlock()
+		n.disk.ErrorsIn(1, 0)
 		s.cured(n)
 	})
 }
@@ -386,7 +378,7 @@ func (s *schedule) rot() {
 	if s.rots.gone {
 		return
 	}
-	if what, ok := s.rots.disk.rot(); ok {
+	if what, ok := s.rots.disk.Rot(); ok {
 		s.w.fault("bit rot", "%s: %s", s.rots.id, what)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"dfs/blockstore"
 	"dfs/blockstore/raftstore"
 	"dfs/internal/assembly"
+	"dfs/internal/simdisk"
 	"dfs/wal/seglog"
 )
 
@@ -88,14 +89,14 @@ func (n *node) start() error {
 	n.disk.mu.Unlock()
 	run, err := assembly.StartNode(assembly.NodeOptions{ID: blockstore.NodeID(n.id), Listen: addrOf(n.id), Data: n.dir, Bootstrap: boot, Join: n.join,
 		LogKind: raftstore.LogSeg, CapacityBlocks: 1 << 20, Limits: n.w.limits(),
-		Host: assembly.Host{Listen: n.host.Listen, Dial: n.host.Dial, Volume: volume{n.disk}, Power: n.disk,
-			Seg: seglog.Options{SegmentBytes: 256 << 10, SpareAfter: 32 << 10, IdleRelease: 1000 * time.Hour, FS: logDir{n.disk}}},
+		Host: assembly.Host{Listen: n.host.Listen, Dial: n.host.Dial, Volume: simdisk.Volume{Disk: n.disk.Disk}, Power: n.disk,
+			Seg: seglog.Options{SegmentBytes: 256 << 10, SpareAfter: 32 << 10, IdleRelease: 1000 * time.Hour, FS: simdisk.Log{Disk: n.disk.Disk}}},
 		Logger: n.w.logger(n.id), Fatal: func(err error) { go n.ended(life, err) }})
 	if err != nil {
 		if n.disk.Off() { // the power failed while it recovered
 			n.host.kill(true)
 			n.disk.restart(true)
-			return errPower
+			return simdisk.ErrPower
 		}
 		return fmt.Errorf("node %s does not start: %w", n.id, err)
 	}
@@ -104,7 +105,7 @@ func (n *node) start() error {
 	fatal := n.fatal
 	n.mu.Unlock()
 	switch { // meanwhile
-	case n.disk.powerLost():
+	case n.disk.Disk.Off():
 		n.crash(life, true)
 	case fatal != nil:
 		n.ended(life, fatal)
@@ -155,7 +156,7 @@ func (n *node) crash(life int, power bool) bool {
 	n.run = nil
 	n.mu.Unlock()
 	n.host.kill(power)
-	n.disk.cut()
+	n.disk.Cut()
 	go func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()

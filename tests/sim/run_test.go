@@ -80,7 +80,7 @@ func (w *world) run() {
 	close(s.end)
 	w.healed()
 	for _, n := range w.members() {
-		n.disk.calm()
+		n.disk.Calm()
 		if n.replica() == nil {
 			w.restart(n, 0)
 		}
@@ -206,7 +206,7 @@ func (w *world) shutDown() {
 	}
 	for _, n := range w.nodes {
 		n.host.freeze(false)
-		n.disk.hang.end()
+		n.disk.Resume()
 		if w.ok() && !n.gone {
 			if err := n.stop(); err != nil {
 				w.note("%s: %v", n.id, err)

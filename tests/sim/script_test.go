@@ -141,8 +141,8 @@ func TestCheckpointWaits(t *testing.T) {
 		if l, _ := w.leader(); l == n {
 			n = w.nodes[1]
 		}
-		n.disk.excuse = true
-		n.disk.hang.begin()
+		n.disk.excused()
+		n.disk.Hang()
 		ask := func(d time.Duration) error {
 			ctx, cancel := context.WithTimeout(context.Background(), d)
 			defer cancel()
@@ -157,7 +157,7 @@ func TestCheckpointWaits(t *testing.T) {
 			t.Errorf("the second one ended after %v: %v", took, err)
 		}
 		<-first
-		n.disk.hang.end()
+		n.disk.Resume()
 		time.Sleep(10 * time.Second)
 	})
 }
