@@ -28,6 +28,7 @@ type conn struct {
 	io     fs.KernelIO // nil: the file system does not want to know
 	notify *notifier
 	names  *ledger
+	passes *passes
 	opt    Options
 	log    *slog.Logger
 
@@ -64,7 +65,7 @@ type inflight struct {
 }
 
 func newConn(fsys fs.FileSystem, n *notifier, opt Options) *conn {
-	c := &conn{fs: fsys, notify: n, names: newLedger(), lookups: newLookups(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
+	c := &conn{fs: fsys, notify: n, names: newLedger(), passes: newPasses(), lookups: newLookups(), opt: opt, log: opt.Logger, inflight: map[*inflight]struct{}{}, boot: opt.clock, born: time.Now()}
 	c.io, _ = fsys.(fs.KernelIO)
 	return c
 }

@@ -36,7 +36,8 @@ type ledger struct {
 	mu    sync.Mutex
 	dirs  map[uint64]*dirNames
 	count int
-	drops uint64 // drops so far, over all directories and inodes
+	drops uint64    // drops so far, over all directories and inodes
+	took  time.Time // when a directory last lost names that were handed out
 
 	dropped map[uint64]uint64 // inode -> value of drops at its last drop, while requests older than that are in flight
 	active  map[uint64]int    // value of drops at a request's start -> requests
@@ -64,6 +65,7 @@ type dirNames struct {
 	until  map[string]time.Time // when the kernel's copy runs out by itself, but for the answer's way
 	looked time.Time            // when a LOOKUP was last answered with a timeout
 	quiet  time.Time            // nothing is handed out with a timeout before
+	drop   uint64               // value of drops at its last drop
 }
 
 // taken are the names of a directory that a kernel may still hold.
@@ -130,7 +132,7 @@ func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup 
 		if len(l.dirs) >= dirsMax {
 			return 0
 		}
-		d = &dirNames{since: now, until: map[string]time.Time{}}
+		d = &dirNames{since: now, until: map[string]time.Time{}, drop: l.drops}
 		l.dirs[dir] = d
 	}
 	if now.Before(d.quiet) {
@@ -243,9 +245,13 @@ func (l *ledger) take(dir uint64) taken {
 	d := l.dirs[dir]
 	if d == nil {
 		if len(l.dirs) < dirsMax {
-			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(l.sharedQuiet), since: now.Add(l.sharedQuiet)}
+			l.dirs[dir] = &dirNames{until: map[string]time.Time{}, quiet: now.Add(l.sharedQuiet), since: now.Add(l.sharedQuiet), drop: l.drops}
 		}
 		return taken{}
+	}
+	d.drop = l.drops
+	if len(d.until) > 0 {
+		l.took = now
 	}
 	t := taken{looked: d.looked}
 	for name, until := range d.until {
@@ -262,6 +268,23 @@ func (l *ledger) take(dir uint64) taken {
 	d.quietUntil(now.Add(l.sharedQuiet))
 	d.since = d.quiet
 	return t
+}
+
+// changedSince reports whether dir may have been changed by others since a mark: at the latest, where that is not remembered.
+func (l *ledger) changedSince(dir, mark uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.dirs[dir]; d != nil {
+		return d.drop > mark
+	}
+	return l.drops > mark
+}
+
+// tookNames reports whether names that were handed out were lost by any directory after t.
+func (l *ledger) tookNames(t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.took.After(t)
 }
 
 func (d *dirNames) quietUntil(t time.Time) {
@@ -319,7 +342,7 @@ func (l *ledger) noteUntil(n entryName, until time.Time) {
 	}
 	d := l.dirs[n.dir]
 	if d == nil {
-		d = &dirNames{since: time.Now(), until: map[string]time.Time{}}
+		d = &dirNames{since: time.Now(), until: map[string]time.Time{}, drop: l.drops}
 		l.dirs[n.dir] = d
 	}
 	old, known := d.until[n.name]

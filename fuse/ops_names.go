@@ -29,7 +29,13 @@ func (c *conn) creating(r *inflight, mask uint32) *fs.Caller {
 func (c *conn) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
 	r := c.begin(cancel, h, opLookup)
 	defer c.end(r)
+	lapsed := c.fs.LeaseLeft() <= 0
 	e, err := c.fs.Lookup(r, &r.caller, fs.Ino(h.NodeId), name)
+	if err != nil {
+		c.passes.over(h.Pid)
+	} else if c.passes.there(r, c.names, looked{entryName{h.NodeId, name}, e.NameCacheable, lapsed, c.fs.LeaseLeft()}) {
+		return gofuse.Status(unix.ESTALE)
+	}
 	if errors.Is(err, errors.KindNotExist) && e.NameCacheable {
 		out.SetEntryTimeout(c.names.offer(r.mark, h.NodeId, name, c.ttl(), true)) // a negative entry: node id 0
 		return gofuse.OK
@@ -94,6 +100,7 @@ func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) go
 func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
 	r := c.begin(cancel, &in.InHeader, "rename")
 	defer c.end(r)
+	c.passes.over(in.Pid)
 	c.concerns(r, in.Newdir)
 	from, to := entryName{in.NodeId, oldName}, entryName{in.Newdir, newName}
 	c.names.move(from, to, in.Flags&unix.RENAME_EXCHANGE != 0)

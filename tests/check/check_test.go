@@ -132,12 +132,36 @@ func TestVerdicts(t *testing.T) {
 		"a rename of what never was": {Names(), false, func(h *History) {
 			did(h, Input{Kind: Rename, Text: "b", To: "a"}, ok)
 		}},
-		"a rename that another mount did": {Names(), true, func(h *History) {
+		"a rename that another did": {Names(), false, func(h *History) {
 			did(h, Input{Kind: Symlink, To: "b", Value: 7}, ok)
 			x, y := h.Begin(0, Input{Kind: Rename, Text: "b", To: "a"}), h.Begin(1, Input{Kind: Rename, Text: "b", To: "a"})
 			x.Done(ok)
 			y.Done(ok)
-			did(h, Input{Kind: Readlink, To: "a"}, Output{Value: 7})
+		}},
+		"entries": {Entries(), true, func(h *History) {
+			did(h, Input{Kind: MakeFile, To: "a", Value: 7}, Output{})
+			did(h, Input{Kind: MakeDir, To: "b", Value: 8 | DirBit}, Output{})
+			did(h, Input{Kind: Move, Text: "a", To: "b"}, Output{Text: "EISDIR"})
+			did(h, Input{Kind: Move, Text: "b", To: "a"}, Output{Text: "ENOTDIR"})
+			did(h, Input{Kind: MoveNew, Text: "b", To: "a"}, Output{Text: "EEXIST"})
+			did(h, Input{Kind: Exchange, Text: "b", To: "a"}, Output{})
+			did(h, Input{Kind: RemoveFile, To: "a"}, Output{Text: "EISDIR"})
+			did(h, Input{Kind: RemoveDir, To: "b"}, Output{Text: "ENOTDIR"})
+			did(h, Input{Kind: RemoveDir, To: "a"}, Output{})
+			did(h, Input{Kind: Exchange, Text: "b", To: "a"}, Output{Text: "ENOENT"})
+			did(h, Input{Kind: Look, To: "a"}, Output{Text: "ENOENT"})
+			did(h, Input{Kind: Move, Text: "b", To: "a"}, Output{})
+			did(h, Input{Kind: Look, To: "a"}, Output{Value: 7})
+		}},
+		"another entry": {Entries(), false, func(h *History) {
+			did(h, Input{Kind: MakeFile, To: "a", Value: 7}, Output{})
+			did(h, Input{Kind: Look, To: "a"}, Output{Value: 8})
+		}},
+		"EEXIST for a name that is gone": {Entries(), false, func(h *History) {
+			did(h, Input{Kind: MakeFile, To: "a", Value: 7}, Output{})
+			x, y := h.Begin(0, Input{Kind: Move, Text: "a", To: "b"}), h.Begin(1, Input{Kind: MoveNew, Text: "a", To: "b"})
+			x.Done(Output{})
+			y.Done(Output{Text: "EEXIST"})
 		}},
 		"an unknown rename": {Names(), true, func(h *History) {
 			did(h, Input{Kind: Symlink, To: "b", Value: 7}, ok)

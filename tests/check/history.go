@@ -29,9 +29,20 @@ const (
 	Unlink                // Key: directory; To: name; Output.OK: false if it did not exist
 	Readlink              // Key: directory; To: name; Output.Value: its target, 0 if it does not exist
 	Increment             // Key: counter; Output.Value: what was read under the lock before one was added
+
+	// Of entries (see Entries). Key: directory; To: name; Text: old name; Value: number of what is made.
+	MakeFile
+	MakeDir
+	RemoveFile
+	RemoveDir
+	Move
+	MoveNew  // RENAME_NOREPLACE
+	Exchange // RENAME_EXCHANGE
+	Look
 )
 
-var kindNames = []string{"write", "read", "append", "read all", "create", "stat", "remove", "symlink", "rename", "unlink", "readlink", "increment"}
+var kindNames = []string{"write", "read", "append", "read all", "create", "stat", "remove", "symlink", "rename", "unlink", "readlink", "increment",
+	"make file", "make dir", "remove file", "remove dir", "move", "move new", "exchange", "look"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -107,7 +118,7 @@ func (o *Operation) Void() {
 
 func (o *Operation) readOnly() bool {
 	switch o.Input.Kind {
-	case Read, ReadAll, Stat, Readlink:
+	case Read, ReadAll, Stat, Readlink, Look:
 		return true
 	}
 	return false
@@ -227,7 +238,7 @@ func (h *History) describe(m Model, key string, ops []porcupine.Operation) strin
 		some := slices.Clone(ops[:n])
 		for _, o := range ops[n:] {
 			in := o.Input.(Input)
-			if o.Call < ops[n-1].Return && !slices.Contains([]Kind{Read, ReadAll, Stat, Readlink}, in.Kind) {
+			if o.Call < ops[n-1].Return && !slices.Contains([]Kind{Read, ReadAll, Stat, Readlink, Look}, in.Kind) {
 				in.unknown = true
 				o.Input = in
 				some = append(some, o)
