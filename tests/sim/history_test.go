@@ -51,6 +51,14 @@ type loss struct {
 	writer blockstore.WriterID
 }
 
+// kill is a process that was killed: what its session had not made durable may be lost.
+type kill struct {
+	m      *mount
+	life   int
+	writer blockstore.WriterID
+	since  time.Duration // when the process began
+}
+
 // watchLosses notes the sessions that end, until end is closed. A session of a killed process ends when its writer is
 // no longer in the state of some replica; one of a living process when it has another.
 func (w *world) watchLosses(end <-chan struct{}) {
@@ -61,9 +69,24 @@ func (w *world) watchLosses(end <-chan struct{}) {
 	}
 	last := map[*mount]seen{}
 	var dying []loss
+	killed := func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, k := range w.killed {
+			if old := last[k.m]; old.life == k.life {
+				k.since = old.alive
+				if k.writer == 0 { // between two sessions
+					k.writer = old.writer
+				}
+			}
+			dying = append(dying, loss{k.m.owner(k.life), k.since, k.writer})
+		}
+		w.killed = nil
+	}
 	for {
 		select {
 		case <-end:
+			killed()
 			for _, l := range dying {
 				w.add(op{kind: opLose, owner: l.owner, sure: true, call: l.since, ret: w.since()}, nil)
 			}
@@ -71,25 +94,20 @@ func (w *world) watchLosses(end <-chan struct{}) {
 		case <-time.After(20 * time.Millisecond):
 		}
 		now := w.since()
+		killed()
 		for _, m := range w.mounts {
 			old, known := last[m]
 			s, life, _ := m.now()
 			if s == nil {
-				if known {
-					dying = append(dying, loss{m.owner(old.life), old.alive, old.writer})
-					delete(last, m)
-				}
 				continue
 			}
 			c := s.Clerk()
 			writer := c.Session().Writer
 			switch {
-			case known && old.life != life:
-				dying = append(dying, loss{m.owner(old.life), old.alive, old.writer})
-			case known && old.writer != writer && writer != 0:
+			case known && old.life == life && old.writer != writer && writer != 0:
 				w.note("%s: session %d is over, now %d", m.name, old.writer, writer)
 				w.add(op{kind: opLose, owner: m.owner(life), sure: true, call: old.alive, ret: now}, nil)
-			case known && c.LeaseLeft() <= 0:
+			case known && old.life == life && c.LeaseLeft() <= 0:
 				continue // as it was
 			}
 			if writer != 0 {

@@ -29,6 +29,7 @@ type mount struct {
 	server  *assembly.FileServer // nil: no process
 	cluster *cluster.Cluster
 	life    int             // counts processes
+	began   time.Duration   // when the process did
 	ctx     context.Context // ends with the process
 	kill    context.CancelFunc
 	unwound chan struct{}
@@ -76,6 +77,7 @@ func (m *mount) start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.life++
+	m.began = m.w.since()
 	m.server, m.cluster, m.unwound = server, cl, make(chan struct{})
 	m.ctx, m.kill = context.WithCancel(context.Background())
 	return nil
@@ -84,14 +86,19 @@ func (m *mount) start(ctx context.Context) error {
 // crash kills the process.
 func (m *mount) crash() bool {
 	m.mu.Lock()
-	server, cl, kill, unwound := m.server, m.cluster, m.kill, m.unwound
+	server, cl, end, unwound := m.server, m.cluster, m.kill, m.unwound
+	k := kill{m: m, life: m.life, since: m.began}
 	m.server = nil
 	m.mu.Unlock()
 	if server == nil {
 		return false
 	}
 	m.host.kill(false)
-	kill()
+	end()
+	k.writer = server.Clerk().Session().Writer
+	m.w.mu.Lock()
+	m.w.killed = append(m.w.killed, k)
+	m.w.mu.Unlock()
 	m.thaw()
 	go func() {
 		ctx, cancel := context.WithCancel(context.Background())

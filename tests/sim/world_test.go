@@ -37,6 +37,7 @@ type world struct {
 	lasted  time.Duration
 	faults  map[string]int
 	history []op
+	killed  []kill // processes, since the watcher of losses looked last
 	numbers uint64
 	errors  int // operations that failed
 
