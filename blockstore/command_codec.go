@@ -2,9 +2,9 @@ package blockstore
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 	"math/bits"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -37,8 +37,6 @@ const (
 	ReserveBlocksMax    = 1 << 40 // blocks of one Reserve or Unreserve
 	TTLMilliMax         = 24 * 3600 * 1000
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // AppendTo appends the encoded command to buf and returns the longer slice.
 // The command must be one that Validate accepts.
@@ -80,7 +78,7 @@ func (c *Command) EncodedSize() int {
 }
 
 func commandSum(header, fields []byte) uint32 {
-	return crc32.Update(crc32.Checksum(header[4:8], castagnoli), castagnoli, fields)
+	return crc.Update(crc.Checksum(header[4:8]), fields)
 }
 
 // CommandHeadMax is how many bytes of a command StartsCommand needs at most.

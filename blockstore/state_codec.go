@@ -2,8 +2,8 @@ package blockstore
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -48,7 +48,7 @@ func (s *State) Encode() []byte {
 	for _, w := range s.writers {
 		e = w.appendTo(e)
 	}
-	binary.LittleEndian.PutUint32(e[8:], crc32.Checksum(e[stateHeaderLen:], castagnoli))
+	binary.LittleEndian.PutUint32(e[8:], crc.Checksum(e[stateHeaderLen:]))
 	return e
 }
 
@@ -93,7 +93,7 @@ func DecodeState(b []byte) (*State, error) {
 	if le.Uint16(b[4:]) == 0 || le.Uint16(b[6:]) != 0 || len(b) < stateHeaderLen {
 		return nil, errors.New(errors.KindCorrupt, "blockstore: damaged state: its header does not fit its %d bytes", len(b))
 	}
-	if got, want := crc32.Checksum(b[stateHeaderLen:], castagnoli), le.Uint32(b[8:]); got != want {
+	if got, want := crc.Checksum(b[stateHeaderLen:]), le.Uint32(b[8:]); got != want {
 		return nil, errors.New(errors.KindCorrupt, "blockstore: damaged state: checksum %08x, expected %08x", got, want)
 	}
 	s := NewState()

@@ -3,10 +3,10 @@ package blockstore
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/crc32"
 	"math/rand/v2"
 	"testing"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -29,7 +29,7 @@ func grownState(t testing.TB, seed uint64) *State {
 
 func resealState(b []byte) []byte {
 	if len(b) >= stateHeaderLen {
-		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[stateHeaderLen:], castagnoli))
+		binary.LittleEndian.PutUint32(b[8:], crc.Checksum(b[stateHeaderLen:]))
 	}
 	return b
 }

@@ -2,9 +2,9 @@ package wal
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 	"math/bits"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -33,13 +33,12 @@ const (
 	recordVersion = 1
 
 	recordHeaderLen = 36
-	extentFixedLen  = 6 // offset and length behind the address
+	checksummedFrom = 12 // the checksum is of what stands from there on
+	extentFixedLen  = 6  // offset and length behind the address
 )
 
 // BlocksMax is the number of blocks of a vdisk: block numbers are below it.
 const BlocksMax = 1 << 52
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
@@ -161,14 +160,14 @@ func putRecordHeader(b []byte, allocDelta int64, extents, trims, zeros uint32) {
 	le.PutUint32(b[24:], extents)
 	le.PutUint32(b[28:], trims)
 	le.PutUint32(b[32:], zeros)
-	le.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	le.PutUint32(b[8:], crc.Checksum(b[checksummedFrom:]))
 }
 
 // DecodeRecord decodes b, which holds one record and nothing else. The Data of
 // the ranges alias b: it must not change while the record is in use. The ranges
 // of one extent lie behind each other in b (see JoinRun). Errors: KindForeign
 // (no record), KindTooNew, KindCorrupt. It never panics and allocates in
-// proportion to len(b).
+// proportion to len(b). The bytes of whole blocks are summed once, for the record and for Range.Sum.
 func DecodeRecord(b []byte) (*Record, error) {
 	if err := checkRecordHeader(b); err != nil {
 		return nil, err
@@ -182,6 +181,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 	if c.bad || uint64(trims)+uint64(zeros) > uint64(len(b)-spansAt)/3 {
 		return nil, errors.New(errors.KindCorrupt, "wal: damaged record: its extents do not fit its %d bytes", len(b))
 	}
+	c.summed = checksummedFrom
 	r := &Record{AllocDelta: int64(le.Uint64(b[16:]))}
 	if n > 0 {
 		r.Ranges = make([]Range, 0, n)
@@ -194,6 +194,9 @@ func DecodeRecord(b []byte) (*Record, error) {
 	r.Zeros = c.spans(zeros)
 	if c.bad || c.at != len(b) {
 		return nil, errors.New(errors.KindCorrupt, "wal: damaged record: its spans do not fit its %d bytes", len(b))
+	}
+	if got, want := crc.Update(c.sum, b[c.summed:]), le.Uint32(b[8:]); got != want {
+		return nil, errors.New(errors.KindCorrupt, "wal: damaged record: checksum %08x, expected %08x", got, want)
 	}
 	return r, nil
 }
@@ -210,9 +213,6 @@ func checkRecordHeader(b []byte) error {
 	if v == 0 || le.Uint16(b[6:]) != 0 || len(b) < recordHeaderLen || len(b) > RecordBytesMax || uint64(le.Uint32(b[12:])) != uint64(len(b)) {
 		return errors.New(errors.KindCorrupt, "wal: damaged record: its header does not fit its %d bytes", len(b))
 	}
-	if got, want := crc32.Checksum(b[12:], castagnoli), le.Uint32(b[8:]); got != want {
-		return errors.New(errors.KindCorrupt, "wal: damaged record: checksum %08x, expected %08x", got, want)
-	}
 	return nil
 }
 
@@ -227,11 +227,13 @@ func countRanges(c *cursor, extents uint32) int {
 }
 
 // cursor reads b from at on; bad is set, and stays, at the first thing that
-// does not fit.
+// does not fit. sum is the checksum of what comes before summed.
 type cursor struct {
-	b   []byte
-	at  int
-	bad bool
+	b      []byte
+	at     int
+	bad    bool
+	sum    uint32
+	summed int
 }
 
 func (c *cursor) uvarint() uint64 {
@@ -272,11 +274,23 @@ func (c *cursor) ranges(to []Range) []Range {
 	data := c.b[c.at-int(size) : c.at : c.at]
 	for len(data) > 0 {
 		n := min(BlockSize-int(off), len(data))
-		to = append(to, Range{Addr: a, Off: off, Data: data[:n]})
+		r := Range{Addr: a, Off: off, Data: data[:n]}
+		if n == BlockSize {
+			r.Sum = c.block(c.at - len(data))
+		}
+		to = append(to, r)
 		data, off = data[n:], 0
 		a.Block++
 	}
 	return to
+}
+
+// block sums the whole block at at, and takes that into the sum of all.
+func (c *cursor) block(at int) uint32 {
+	s := crc.Checksum(c.b[at : at+BlockSize])
+	c.sum = crc.Join(crc.Update(c.sum, c.b[c.summed:at]), s)
+	c.summed = at + BlockSize
+	return s
 }
 
 func (c *cursor) spans(n uint32) []Span {

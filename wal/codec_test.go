@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
-	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -42,12 +42,17 @@ func sampleRecord() *Record {
 	}
 }
 
-// decode fails the test if b is no record.
+// decode fails the test if b is no record, or a whole block comes without its sum or with a wrong one.
 func decode(t testing.TB, b []byte) *Record {
 	t.Helper()
 	r, err := DecodeRecord(b)
 	if err != nil {
 		t.Fatalf("DecodeRecord: %v", err)
+	}
+	for i, g := range r.Ranges {
+		if want := crc.Checksum(g.Data); len(g.Data) == BlockSize && g.Sum != want || len(g.Data) != BlockSize && g.Sum != 0 {
+			t.Fatalf("range %d of %d bytes comes with the sum %08x, its own is %08x", i, len(g.Data), g.Sum, want)
+		}
 	}
 	return r
 }
@@ -90,6 +95,9 @@ func TestRecordWholeBlocksAreCheap(t *testing.T) {
 		t.Fatalf("127 whole blocks cost %d bytes of headers", over)
 	}
 	got := decode(t, b)
+	for i := range r.Ranges {
+		r.Ranges[i].Sum = crc.Checksum(r.Ranges[i].Data)
+	}
 	if !reflect.DeepEqual(got.Ranges, r.Ranges) {
 		t.Fatal("ranges differ")
 	}
@@ -106,7 +114,7 @@ func TestRecordWholeBlocksAreCheap(t *testing.T) {
 func reseal(b []byte) []byte {
 	if len(b) >= recordHeaderLen {
 		binary.LittleEndian.PutUint32(b[12:], uint32(len(b)))
-		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+		binary.LittleEndian.PutUint32(b[8:], crc.Checksum(b[12:]))
 	}
 	return b
 }
@@ -234,7 +242,7 @@ func randomRecord(r *rand.Rand) *Record {
 		if r.IntN(2) == 0 {
 			off, n = 0, BlockSize
 		}
-		rec.Ranges = append(rec.Ranges, Range{at, uint32(off), fill(n, byte(r.Uint32()))})
+		rec.Ranges = append(rec.Ranges, Range{Addr: at, Off: uint32(off), Data: fill(n, byte(r.Uint32()))})
 		at = Addr{r.Uint64() >> r.IntN(64), r.Uint64() % BlocksMax}
 		if r.IntN(3) > 0 {
 			at = rec.Ranges[len(rec.Ranges)-1].Addr

@@ -36,7 +36,7 @@ func (d disk) Write(list []Range) error {
 func (d disk) write(a Addr, off uint32, data []byte) {
 	for i, b := range data {
 		at := uint64(off) + uint64(i)
-		_ = d.Write([]Range{{Addr{a.VDisk, a.Block + at/BlockSize}, uint32(at % BlockSize), []byte{b}}})
+		_ = d.Write([]Range{{Addr: Addr{a.VDisk, a.Block + at/BlockSize}, Off: uint32(at % BlockSize), Data: []byte{b}}})
 	}
 }
 
@@ -172,7 +172,7 @@ func TestRedoGroups(t *testing.T) {
 	if JoinRun(dev.calls[0]) != nil || JoinRun(nil) != nil {
 		t.Fatal("joined what does not lie together")
 	}
-	apart := []Range{{Addr{1, 1}, 0, make([]byte, BlockSize, 2*BlockSize)}, {Addr{1, 2}, 0, make([]byte, BlockSize)}}
+	apart := []Range{{Addr: Addr{1, 1}, Data: make([]byte, BlockSize, 2*BlockSize)}, {Addr: Addr{1, 2}, Data: make([]byte, BlockSize)}}
 	if JoinRun(apart) != nil {
 		t.Fatal("joined bytes that are elsewhere")
 	}

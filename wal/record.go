@@ -21,6 +21,8 @@ type Range struct {
 	Addr
 	Off  uint32
 	Data []byte
+	// Sum is the CRC32C of Data, a whole block, if DecodeRecord came by it; 0: unknown. Encoding does not look at it.
+	Sum uint32
 }
 
 // Span is a run of whole blocks: Count blocks from Block on, in VDisk.

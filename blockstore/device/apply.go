@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"dfs/blockstore"
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -185,6 +186,7 @@ var zeroBlock [blockSize]byte
 // batch is the scratch of write: the new content of the slots of one chunk.
 type batch struct {
 	data  [largeBlocks][]byte // nil: not changed. The record's bytes, or a part of arena
+	crc   [largeBlocks]uint32 // of data, if the record brought it; 0: unknown
 	state [largeBlocks]fit    // how the block fitted before a change of a part of it
 	was   [largeBlocks]uint32 // where it did not: the sum of what it held before
 	arena []byte              // block s of it is slot s's
@@ -286,7 +288,7 @@ func (d *Device) writeNow(c *chunk, lo, hi int) error {
 func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
 	b := &d.batch
 	if len(r.Data) == blockSize {
-		b.data[slot], b.state[slot] = r.Data, fits
+		b.data[slot], b.crc[slot], b.state[slot] = r.Data, r.Sum, fits
 		return nil
 	}
 	if b.arena == nil {
@@ -305,7 +307,7 @@ func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
 	case &b.data[slot][0] != &own[0]:
 		copy(own, b.data[slot])
 	}
-	b.data[slot] = own
+	b.data[slot], b.crc[slot] = own, 0
 	copy(own[r.Off:], r.Data)
 	return nil
 }
@@ -343,7 +345,10 @@ func mediumError(err error) bool { return stderrors.Is(err, syscall.EIO) }
 func (d *Device) sealSlot(c *chunk, slot int) {
 	b := &d.batch
 	old := sumAt(c.sums, slot)
-	s := blockSum(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), b.data[slot])
+	if b.crc[slot] == 0 {
+		b.crc[slot] = crc.Checksum(b.data[slot])
+	}
+	s := sumOf(c.id.VDisk, chunkFirst(c.id.Chunk)+uint64(slot), b.crc[slot])
 	if old == sumAbsent {
 		c.present++
 	}

@@ -3,13 +3,13 @@ package device
 import (
 	"encoding/binary"
 	stderrors "errors"
-	"hash/crc32"
 	"math"
 	"runtime/debug"
 	"slices"
 
 	"dfs/blockstore"
 	"dfs/internal/boltfile"
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 
 	bolt "go.etcd.io/bbolt"
@@ -73,13 +73,13 @@ func encodeEntry(key []byte, e entry) []byte {
 	binary.LittleEndian.PutUint64(v, uint64(e.win))
 	binary.LittleEndian.PutUint64(v[8:], e.last)
 	binary.LittleEndian.PutUint32(v[16:], e.present)
-	binary.LittleEndian.PutUint32(v[20:], crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, v[:20]))
+	binary.LittleEndian.PutUint32(v[20:], crc.Update(crc.Checksum(key), v[:20]))
 	return v
 }
 
 func decodeEntry(key, v []byte) (blockstore.ChunkID, entry, error) {
 	if len(key) != mapKeySize || len(v) != mapValueSize ||
-		binary.LittleEndian.Uint32(v[20:]) != crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, v[:20]) {
+		binary.LittleEndian.Uint32(v[20:]) != crc.Update(crc.Checksum(key), v[:20]) {
 		return blockstore.ChunkID{}, entry{}, errors.New(errors.KindCorrupt, "chunk map entry %x is damaged: rebuild this node from the others", key)
 	}
 	id := blockstore.ChunkID{VDisk: binary.BigEndian.Uint64(key), Chunk: binary.BigEndian.Uint64(key[8:])}
@@ -102,7 +102,7 @@ func encodeState(st mapState) []byte {
 	}
 	copy(b[9:], st.deviceID[:])
 	b = append(b, st.meta...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc.Checksum(b))
 }
 
 func decodeState(b []byte) (mapState, error) {
@@ -110,7 +110,7 @@ func decodeState(b []byte) (mapState, error) {
 		return mapState{}, errors.New(errors.KindCorrupt, "device state is cut off at %d bytes: rebuild this node from the others", len(b))
 	}
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, castagnoli) != sum || body[8] > 1 {
+	if crc.Checksum(body) != sum || body[8] > 1 {
 		return mapState{}, errors.New(errors.KindCorrupt, "device state does not fit its checksum: rebuild this node from the others")
 	}
 	st := mapState{index: binary.LittleEndian.Uint64(body), incomplete: body[8] == 1}

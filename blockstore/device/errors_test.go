@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	stderrors "errors"
-	"hash/crc32"
 	"log/slog"
 	"strings"
 	"syscall"
 	"testing"
 
 	"dfs/blockstore"
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -136,7 +136,7 @@ func third[A, B any](_ A, _ B, err error) error { return err }
 func TestHeaderDamage(t *testing.T) {
 	good := (&header{nodeID: "n1", clusterID: "c"}).encode()
 	resum := func(b []byte) []byte {
-		return append(binary.LittleEndian.AppendUint32(bytes.Clone(b[:12]), crc32.Checksum(b[16:], castagnoli)), b[16:]...)
+		return append(binary.LittleEndian.AppendUint32(bytes.Clone(b[:12]), crc.Checksum(b[16:])), b[16:]...)
 	}
 	zero := bytes.Clone(good)
 	clear(zero[8:12])

@@ -2,8 +2,8 @@ package device
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -37,7 +37,7 @@ func (h *header) encode() []byte {
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(s)))
 		b = append(b, s...)
 	}
-	binary.LittleEndian.PutUint32(b[12:], crc32.Checksum(b[16:], castagnoli))
+	binary.LittleEndian.PutUint32(b[12:], crc.Checksum(b[16:]))
 	return b
 }
 
@@ -54,7 +54,7 @@ func decodeHeader(b []byte) (*header, error) {
 	} else if v == 0 {
 		return nil, errors.New(errors.KindCorrupt, "device header names format version 0")
 	}
-	if binary.LittleEndian.Uint32(b[12:]) != crc32.Checksum(b[16:], castagnoli) {
+	if binary.LittleEndian.Uint32(b[12:]) != crc.Checksum(b[16:]) {
 		return nil, errors.New(errors.KindCorrupt, "device header does not fit its checksum")
 	}
 	h := &header{}

@@ -2,7 +2,8 @@ package device
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+
+	"dfs/internal/crc"
 )
 
 // A block's entry in the checksum file is a little-endian uint32:
@@ -21,14 +22,17 @@ const (
 	sumSize     = 4
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // blockSum returns the checksum of data as content of block; never sumAbsent.
 func blockSum(vdisk, block uint64, data []byte) uint32 {
+	return sumOf(vdisk, block, crc.Checksum(data))
+}
+
+// sumOf is blockSum of data whose own CRC32C is known.
+func sumOf(vdisk, block uint64, data uint32) uint32 {
 	var addr [16]byte
 	binary.LittleEndian.PutUint64(addr[:], vdisk)
 	binary.LittleEndian.PutUint64(addr[8:], block)
-	s := crc32.Update(crc32.Update(0, castagnoli, addr[:]), castagnoli, data)
+	s := crc.Join(crc.Checksum(addr[:]), data)
 	if s == sumAbsent || s == suspectMask {
 		return sumInstead
 	}

@@ -2,11 +2,11 @@ package raftstore
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 	"io"
 
 	"github.com/hashicorp/raft"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -59,8 +59,8 @@ func sealFrame(b []byte, kind byte) {
 	b[4], b[5] = appendVersion, kind
 	le.PutUint16(b[6:], 0)
 	le.PutUint32(b[8:], uint32(len(b)-appendHead))
-	le.PutUint32(b[12:], crc32.Checksum(b[appendHead:], castagnoli))
-	le.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
+	le.PutUint32(b[12:], crc.Checksum(b[appendHead:]))
+	le.PutUint32(b[16:], crc.Checksum(b[:16]))
 }
 
 // encodeAppend puts the frame of a request up to the end of its body into buf, which it may grow, and gives the data that
@@ -149,14 +149,14 @@ func readFrame(r io.Reader, kind byte) ([]byte, error) {
 		return nil, errors.New(errors.KindTooNew, "a frame of log entries has version %d, this program knows %d: upgrade this node", head[4], appendVersion)
 	}
 	size := le.Uint32(head[8:])
-	if le.Uint32(head[16:]) != crc32.Checksum(head[:16], castagnoli) || head[4] == 0 || head[5] != kind || le.Uint16(head[6:]) != 0 || size > appendBodyMax {
+	if le.Uint32(head[16:]) != crc.Checksum(head[:16]) || head[4] == 0 || head[5] != kind || le.Uint16(head[6:]) != 0 || size > appendBodyMax {
 		return nil, errors.New(errors.KindCorrupt, "the head of a frame of log entries is damaged")
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(r, body); err != nil {
 		return nil, noEOF(err)
 	}
-	if le.Uint32(head[12:]) != crc32.Checksum(body, castagnoli) {
+	if le.Uint32(head[12:]) != crc.Checksum(body) {
 		return nil, errors.New(errors.KindCorrupt, "a frame of log entries is damaged: its checksum does not fit")
 	}
 	return body, nil

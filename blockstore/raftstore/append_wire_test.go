@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"hash/crc32"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/internal/mux"
 )
@@ -300,7 +300,7 @@ type olderBinary struct {
 func (c *olderBinary) Write(b []byte) (int, error) {
 	if len(b) > 4 && string(b[:4]) == "DFSR" && b[4] > 1 {
 		tooNew := []byte("DFSA\x01\x02")
-		c.answer.Reset(binary.LittleEndian.AppendUint32(tooNew, crc32.Checksum(tooNew, castagnoli)))
+		c.answer.Reset(binary.LittleEndian.AppendUint32(tooNew, crc.Checksum(tooNew)))
 		return len(b), nil
 	}
 	return c.Conn.Write(b)

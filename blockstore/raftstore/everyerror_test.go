@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	stderrors "errors"
 	"fmt"
-	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 
 	"dfs/blockstore"
 	"dfs/blockstore/device"
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -59,8 +59,8 @@ func TestFramesThatMakeNoSense(t *testing.T) {
 		le.PutUint32(f, appendMagic)
 		f[4], f[5] = appendVersion, appendAnswer
 		le.PutUint32(f[8:], uint32(len(b)))
-		le.PutUint32(f[12:], crc32.Checksum(b, castagnoli))
-		le.PutUint32(f[16:], crc32.Checksum(f[:16], castagnoli))
+		le.PutUint32(f[12:], crc.Checksum(b))
+		le.PutUint32(f[16:], crc.Checksum(f[:16]))
 		return append(f, b...)
 	}
 	flags, long := make([]byte, answerFixed), make([]byte, answerFixed)

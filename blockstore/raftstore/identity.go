@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +25,6 @@ const (
 	identityMagic   = "dfs-node"
 	identityVersion = 2
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // incarnation is the random number that a data directory gets when it is made; hex in text.
 type incarnation uint64

@@ -2,8 +2,8 @@ package raftstore
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -43,7 +43,7 @@ func (m *manifest) encode() []byte {
 	b = append(b, m.State...)
 	le.PutUint32(b, manifestMagic)
 	le.PutUint32(b[4:], manifestVersion)
-	le.PutUint32(b[8:], crc32.Checksum(b[manifestHead:], castagnoli))
+	le.PutUint32(b[8:], crc.Checksum(b[manifestHead:]))
 	return b
 }
 
@@ -56,7 +56,7 @@ func decodeManifest(b []byte) (*manifest, error) {
 	if v := le.Uint32(b[4:]); v > manifestVersion {
 		return nil, errors.New(errors.KindTooNew, "the snapshot's manifest has version %d, this program knows %d: upgrade this node", v, manifestVersion)
 	}
-	if le.Uint32(b[8:]) != crc32.Checksum(b[manifestHead:], castagnoli) {
+	if le.Uint32(b[8:]) != crc.Checksum(b[manifestHead:]) {
 		return nil, errors.New(errors.KindCorrupt, "the snapshot's manifest is damaged: its checksum does not fit")
 	}
 	m := new(manifest)

@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"encoding/binary"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"dfs/blockstore"
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 	"dfs/wal"
 )
@@ -184,7 +184,7 @@ func TestCodecsRefuse(t *testing.T) {
 	good := (&manifest{Applied: 3, State: []byte("s"), Sources: []string{"a:1"}}).encode()
 	with := func(change func(b []byte) []byte) error {
 		b := change(append([]byte(nil), good...))
-		le.PutUint32(b[8:], crc32.Checksum(b[manifestHead:], castagnoli))
+		le.PutUint32(b[8:], crc.Checksum(b[manifestHead:]))
 		_, err := decodeManifest(b)
 		return err
 	}

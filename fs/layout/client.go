@@ -3,8 +3,8 @@ package layout
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -66,7 +66,7 @@ func ClientSetHead(table []byte, h ClientHead) []byte {
 	le.PutUint16(b[6:], ClientSlots)
 	copy(b[8:24], h.Who[:])
 	le.PutUint64(b[24:], h.Generation)
-	le.PutUint32(b[60:], castagnoli(b[:60]))
+	le.PutUint32(b[60:], crc.Checksum(b[:60]))
 	return b
 }
 
@@ -78,7 +78,7 @@ func DecodeClientHead(ino uint64, b []byte) (h ClientHead, err error) {
 		return h, errors.New(errors.KindForeign, "inode %d is no thin client's session; run dfs fsck", ino)
 	case le.Uint16(b[4:]) > clientVersion:
 		return h, errors.New(errors.KindTooNew, "the thin client's session %d has format version %d, this binary knows %d: upgrade it", ino, le.Uint16(b[4:]), clientVersion)
-	case le.Uint32(b[60:]) != castagnoli(b[:60]) || le.Uint16(b[4:]) == 0 || le.Uint16(b[6:]) != ClientSlots || len(b) != ClientTableSize ||
+	case le.Uint32(b[60:]) != crc.Checksum(b[:60]) || le.Uint16(b[4:]) == 0 || le.Uint16(b[6:]) != ClientSlots || len(b) != ClientTableSize ||
 		!bytes.Equal(b[32:60], zeroBlock[:28]):
 		return h, errors.New(errors.KindCorrupt, "the head of the thin client's session %d is damaged; run dfs fsck", ino)
 	}
@@ -88,7 +88,7 @@ func DecodeClientHead(ino uint64, b []byte) (h ClientHead, err error) {
 }
 
 func slotSum(slot int, b []byte) uint32 {
-	return crc32.Update(castagnoli(b[:44]), crc32.MakeTable(crc32.Castagnoli), binary.LittleEndian.AppendUint32(nil, uint32(slot)))
+	return crc.Update(crc.Checksum(b[:44]), binary.LittleEndian.AppendUint32(nil, uint32(slot)))
 }
 
 // ClientSet is the table with another content of a slot; the one given stays as it is.

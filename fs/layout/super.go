@@ -2,8 +2,8 @@ package layout
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -33,8 +33,6 @@ type Super struct {
 	RootMade         bool
 }
 
-func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
-
 // Encode returns the superblock's block.
 func (s *Super) Encode() []byte {
 	b, le := make([]byte, BlockSize), binary.LittleEndian
@@ -48,7 +46,7 @@ func (s *Super) Encode() []byte {
 	if s.RootMade {
 		le.PutUint32(b[60:], superRoot)
 	}
-	le.PutUint32(b[superCRC:], castagnoli(b[:superCRC]))
+	le.PutUint32(b[superCRC:], crc.Checksum(b[:superCRC]))
 	return b
 }
 
@@ -69,7 +67,7 @@ func DecodeSuper(block []byte) (*Super, error) {
 		return nil, errors.New(errors.KindTooNew, "the file system has format version %d, this binary knows %d: upgrade it", v, superVersion)
 	}
 	flags := le.Uint32(b[60:])
-	if le.Uint32(b[superCRC:]) != castagnoli(b[:superCRC]) || le.Uint32(b[8:]) == 0 || le.Uint32(b[56:]) >= 1e9 {
+	if le.Uint32(b[superCRC:]) != crc.Checksum(b[:superCRC]) || le.Uint32(b[8:]) == 0 || le.Uint32(b[56:]) >= 1e9 {
 		return nil, errors.New(errors.KindCorrupt, "the superblock is damaged; run dfs fsck")
 	}
 	s := &Super{

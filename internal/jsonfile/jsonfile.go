@@ -14,12 +14,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // frame is what every version of every such file has.
 type frame struct {
@@ -29,7 +27,7 @@ type frame struct {
 	Body    json.RawMessage `json:"body"`
 }
 
-func checksum(b []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli)) }
+func checksum(b []byte) string { return fmt.Sprintf("%08x", crc.Checksum(b)) }
 
 // Encode frames body, of the format version named, indented for people.
 func Encode(magic string, version int, body any) ([]byte, error) {

@@ -3,11 +3,11 @@ package mux
 import (
 	"context"
 	"encoding/binary"
-	"hash/crc32"
 	"io"
 	"net"
 	"time"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -24,7 +24,6 @@ const (
 var (
 	helloMagic  = [4]byte{'D', 'F', 'S', 'R'}
 	answerMagic = [4]byte{'D', 'F', 'S', 'A'}
-	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
 )
 
 // The reasons of an answer; part of the wire format.
@@ -109,14 +108,14 @@ func encodeHello(version byte, id ClusterID, incarnation uint64) []byte {
 	b = append(b, version)
 	b = append(b, id[:]...)
 	b = binary.LittleEndian.AppendUint64(b, incarnation)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc.Checksum(b))
 }
 
 func encodeAnswer(reason byte) []byte {
 	b := make([]byte, 0, answerSize)
 	b = append(b, answerMagic[:]...)
 	b = append(b, answerVersion, reason)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc.Checksum(b))
 }
 
 // decodeAnswer turns an acceptor's answer into nil or a typed error.
@@ -124,7 +123,7 @@ func decodeAnswer(b []byte, addr string) error {
 	if [4]byte(b[:4]) != answerMagic {
 		return errors.New(errors.KindForeign, "%s is not a dfs node: it answered the greeting with something else", addr)
 	}
-	if crc32.Checksum(b[:6], castagnoli) != binary.LittleEndian.Uint32(b[6:]) {
+	if crc.Checksum(b[:6]) != binary.LittleEndian.Uint32(b[6:]) {
 		return errors.New(errors.KindCorrupt, "the answer of node %s to the greeting is damaged", addr)
 	}
 	switch b[5] {
@@ -177,7 +176,7 @@ func (m *Mux) judge(b []byte) byte {
 	if b[4] > helloVersion {
 		return reasonTooNew
 	}
-	if b[4] == 0 || crc32.Checksum(b[:29], castagnoli) != binary.LittleEndian.Uint32(b[29:]) {
+	if b[4] == 0 || crc.Checksum(b[:29]) != binary.LittleEndian.Uint32(b[29:]) {
 		return reasonDamaged
 	}
 	m.mu.Lock()

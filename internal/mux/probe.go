@@ -3,10 +3,10 @@ package mux
 import (
 	"context"
 	"encoding/binary"
-	"hash/crc32"
 	"io"
 	"net"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -61,7 +61,7 @@ func readCard(r io.Reader, addr string) ([]byte, error) {
 	if _, err := io.ReadFull(r, b[cardHeadSize:]); err != nil {
 		return nil, errors.New(errors.KindUnavailable, "node %s did not say all of who it is: %w", addr, err)
 	}
-	if crc32.Checksum(b[:cardHeadSize+n], castagnoli) != binary.LittleEndian.Uint32(b[cardHeadSize+n:]) {
+	if crc.Checksum(b[:cardHeadSize+n]) != binary.LittleEndian.Uint32(b[cardHeadSize+n:]) {
 		return nil, errors.New(errors.KindCorrupt, "the answer of node %s to a probe is damaged", addr)
 	}
 	return b[cardHeadSize : cardHeadSize+n], nil
@@ -73,7 +73,7 @@ func encodeCard(payload []byte) []byte {
 	b = append(b, probeVersion)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(payload)))
 	b = append(b, payload...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc.Checksum(b))
 }
 
 // answerProbe answers a probe whose magic was read, if there is a card.

@@ -3,8 +3,8 @@ package seglog
 import (
 	"bytes"
 	"encoding/binary"
-	"hash/crc32"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -22,9 +22,8 @@ const (
 )
 
 var (
-	segMagic   = [8]byte{'d', 'f', 's', 'S', 'E', 'G', 'L', 'G'}
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	le         = binary.LittleEndian
+	segMagic = [8]byte{'d', 'f', 's', 'S', 'E', 'G', 'L', 'G'}
+	le       = binary.LittleEndian
 )
 
 // header is what block 0 of a segment holds.
@@ -75,9 +74,9 @@ func (h *header) encode(dst []byte) uint32 {
 	le.PutUint64(dst[56:], h.prevSeq)
 	le.PutUint64(dst[64:], h.prevEnd)
 	le.PutUint32(dst[72:], h.prevChain)
-	crc := crc32.Checksum(dst[:headerBytes-4], castagnoli)
-	le.PutUint32(dst[headerBytes-4:], crc)
-	return crc
+	sum := crc.Checksum(dst[:headerBytes-4])
+	le.PutUint32(dst[headerBytes-4:], sum)
+	return sum
 }
 
 // decodeHeader reads a header; name is for the error texts. The errors are
@@ -87,8 +86,8 @@ func decodeHeader(name string, src []byte) (header, uint32, error) {
 	if len(src) < headerBytes || !bytes.Equal(src[:8], segMagic[:]) {
 		return h, 0, errors.New(errors.KindForeign, "%s is not a log segment of dfs (wrong magic): remove it from the log's directory if it is not a damaged segment", name)
 	}
-	crc := crc32.Checksum(src[:headerBytes-4], castagnoli)
-	if crc != le.Uint32(src[headerBytes-4:]) {
+	sum := crc.Checksum(src[:headerBytes-4])
+	if sum != le.Uint32(src[headerBytes-4:]) {
 		return h, 0, errors.New(errors.KindCorrupt, "log segment %s: header checksum does not fit (offset 0): this replica's log is damaged, fetch it anew from the others", name)
 	}
 	if v := le.Uint32(src[8:]); v != Version {
@@ -103,7 +102,7 @@ func decodeHeader(name string, src []byte) (header, uint32, error) {
 	if h.segBytes < 2*Block || h.segBytes > segmentBytesLimit || h.segBytes%Block != 0 || h.prevSeq >= h.seq {
 		return h, 0, errors.New(errors.KindCorrupt, "log segment %s: header makes no sense (%d bytes, segment %d after %d)", name, h.segBytes, h.seq, h.prevSeq)
 	}
-	return h, crc, nil
+	return h, sum, nil
 }
 
 // groupHead begins a group. Its table follows: per entry, length u32 and CRC32C
@@ -141,7 +140,7 @@ func (g *groupHead) seal(dst []byte, salt uint64) uint32 {
 	le.PutUint32(dst[44:], g.chain)
 	le.PutUint64(dst[48:], g.body)
 	le.PutUint64(dst[56:], 0)
-	g.crc = crc32.Checksum(dst[8:g.metaBytes()], castagnoli)
+	g.crc = crc.Checksum(dst[8:g.metaBytes()])
 	le.PutUint32(dst[4:], g.crc)
 	return g.crc
 }
@@ -166,7 +165,7 @@ func parseGroup(src []byte, salt, pos, segBytes uint64) (g groupHead, ok bool) {
 
 // checkGroup verifies head and table; meta holds at least g.metaBytes().
 func checkGroup(g *groupHead, meta []byte) bool {
-	if crc32.Checksum(meta[8:g.metaBytes()], castagnoli) != g.crc {
+	if crc.Checksum(meta[8:g.metaBytes()]) != g.crc {
 		return false
 	}
 	var sum uint64
@@ -181,11 +180,11 @@ func entrySeed(salt, index uint64) uint32 {
 	var b [16]byte
 	le.PutUint64(b[:], salt)
 	le.PutUint64(b[8:], index)
-	return crc32.Update(0, castagnoli, b[:])
+	return crc.Update(0, b[:])
 }
 
 func entryCRC(salt, index uint64, data []byte) uint32 {
-	return crc32.Update(entrySeed(salt, index), castagnoli, data)
+	return crc.Update(entrySeed(salt, index), data)
 }
 
 func alignUp(n int64) int64   { return (n + Block - 1) &^ (Block - 1) }

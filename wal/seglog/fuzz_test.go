@@ -1,13 +1,13 @@
 package seglog
 
 import (
-	"hash/crc32"
 	"testing"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
-func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func crcOf(b []byte) uint32 { return crc.Checksum(b) }
 
 // fuzzSeed is a segment with a few groups.
 func fuzzSeed(t testing.TB) []byte {

@@ -2,13 +2,13 @@ package seglog
 
 import (
 	stderrors "errors"
-	"hash/crc32"
 	"log/slog"
 	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"dfs/internal/crc"
 	"dfs/internal/errors"
 )
 
@@ -263,10 +263,10 @@ func (l *Log) writeGroup(seg *segment, entries []Entry, g groupHead) ([]entryRef
 		e := &entries[i]
 		n := copy(buf[off:], e.Head)
 		n += copy(buf[off+int64(n):], e.Data)
-		crc := crc32.Update(entrySeed(seg.salt, e.Index), castagnoli, buf[off:off+int64(n)])
+		sum := crc.Update(entrySeed(seg.salt, e.Index), buf[off:off+int64(n)])
 		le.PutUint32(buf[groupHeadBytes+i*tableEntry:], uint32(n))
-		le.PutUint32(buf[groupHeadBytes+i*tableEntry+4:], crc)
-		refs[i] = entryRef{off: uint32(seg.end + off), len: uint32(n), crc: crc}
+		le.PutUint32(buf[groupHeadBytes+i*tableEntry+4:], sum)
+		refs[i] = entryRef{off: uint32(seg.end + off), len: uint32(n), crc: sum}
 		off += int64(n)
 	}
 	clear(buf[off:])
