@@ -67,6 +67,9 @@ func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name s
 	}
 	t := ss.newTx()
 	defer t.done()
+	if c.takesOther(child) {
+		return false, errors.Of(errors.KindStale)
+	}
 	if err := ss.checkRemove(ctx, c, dn, n, rmdir); err != nil {
 		return false, err
 	}
@@ -89,6 +92,9 @@ func (ss *session) removeOnce(ctx context.Context, c *Caller, dir uint64, name s
 	}
 	return false, ss.answer(ctx, true)
 }
+
+// takesOther reports whether a kernel takes another directory for the one that is at hand.
+func (c *Caller) takesOther(ino uint64) bool { return c != nil && c.Takes != 0 && c.Takes != Ino(ino) }
 
 // checkRemove refuses what may not be removed from dn.
 func (ss *session) checkRemove(ctx context.Context, c *Caller, dn, n *node, rmdir bool) error {

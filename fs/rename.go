@@ -85,6 +85,9 @@ func (ss *session) renameOnce(ctx context.Context, r *renaming) (again bool, err
 	if err := ss.renameCheck(ctx, r); err != nil {
 		return false, err
 	}
+	if r.c.takesOther(r.victim) {
+		return false, errors.Of(errors.KindStale)
+	}
 	if r.child == r.victim {
 		return false, ss.answer(ctx, false) // two names of one inode: nothing is done
 	}

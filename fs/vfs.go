@@ -24,6 +24,9 @@ type Caller struct {
 	KillPriv bool
 	// Kernel: a kernel asks, which knows the inodes that it was told of until FileSystem.Forgotten.
 	Kernel bool
+	// Takes is the directory for which a kernel takes the name that an Rmdir removes or a Rename replaces, and which it will hold for
+	// dead afterwards; 0: not known. Another one there is KindStale.
+	Takes Ino
 	// Check asks the file server to check permissions (modes, ACLs, sticky
 	// bits) itself: for thin clients. Under a kernel mount with
 	// default_permissions the kernel has done so.

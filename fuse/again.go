@@ -37,6 +37,7 @@ type task struct {
 	mark  uint64    // ledger mark of that
 	sure  bool      // no revoke of its directory was under way
 	until time.Time // when the lease of that time ends
+	child uint64    // the directory that was found; 0: none
 	pass  pass
 	to    entryName // the name whose LOOKUP was answered with ESTALE
 }
@@ -60,6 +61,7 @@ type looked struct {
 	sure   bool          // no revoke of the directory was under way
 	lapsed bool          // there was no lease when it began
 	left   time.Duration // of the lease
+	child  uint64        // the directory that was found; 0: none
 }
 
 // there notes a LOOKUP that found a name, and reports whether it is to be answered with ESTALE.
@@ -82,6 +84,7 @@ func (p *passes) there(r *inflight, l *ledger, n looked) bool {
 		}
 	}
 	t.last, t.mark, t.sure, t.until = n.entryName, r.mark, n.sure, now.Add(n.left)
+	t.child = n.child
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !known && len(p.tasks) >= tasksMax {
@@ -105,6 +108,23 @@ func (t *task) goOn(n entryName) (again bool) {
 		t.pass = first
 	}
 	return false
+}
+
+// takes is the directory for which the kernel of a task takes n, if that is not its second pass.
+func (p *passes) takes(pid uint32, n entryName) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.tasks[pid]; t.last == n && t.pass == first {
+		return t.child
+	}
+	return 0
+}
+
+// stale notes that a task's request about n is answered with ESTALE: what it looks up now is its second pass.
+func (p *passes) stale(pid uint32, n entryName, in pass) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tasks[pid] = task{pass: in, to: n}
 }
 
 // over notes that a task is at the end of a pass: it is told that a name is missing, or asks for the RENAME.

@@ -33,7 +33,7 @@ func (c *conn) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, o
 	e, err := c.fs.Lookup(r, &r.caller, fs.Ino(h.NodeId), name)
 	if err != nil {
 		c.passes.over(h.Pid)
-	} else if c.passes.there(r, c.names, looked{entryName{h.NodeId, name}, e.NameCacheable, lapsed, c.fs.LeaseLeft()}) {
+	} else if c.passes.there(r, c.names, looked{entryName{h.NodeId, name}, e.NameCacheable, lapsed, c.fs.LeaseLeft(), directoryIn(&e)}) {
 		return gofuse.Status(unix.ESTALE)
 	}
 	if errors.Is(err, errors.KindNotExist) && e.NameCacheable {
@@ -94,18 +94,40 @@ func (c *conn) Unlink(cancel <-chan struct{}, h *gofuse.InHeader, name string) g
 func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) gofuse.Status {
 	r := c.begin(cancel, h, "rmdir")
 	defer c.end(r)
-	return c.status(r, c.fs.Rmdir(r, &r.caller, fs.Ino(h.NodeId), name))
+	at := entryName{h.NodeId, name}
+	r.caller.Takes = fs.Ino(c.passes.takes(h.Pid, at))
+	c.passes.over(h.Pid)
+	err := c.fs.Rmdir(r, &r.caller, fs.Ino(h.NodeId), name)
+	if r.caller.Takes != 0 && errors.Is(err, errors.KindStale) {
+		c.passes.stale(h.Pid, at, ending)
+	}
+	return c.status(r, err)
+}
+
+// directoryIn is the inode number of a directory, or 0.
+func directoryIn(e *fs.Entry) uint64 {
+	if e.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return 0
+	}
+	return uint64(e.Attr.Ino)
 }
 
 func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
 	r := c.begin(cancel, &in.InHeader, "rename")
 	defer c.end(r)
+	from, to := entryName{in.NodeId, oldName}, entryName{in.Newdir, newName}
+	if in.Flags&unix.RENAME_EXCHANGE == 0 {
+		r.caller.Takes = fs.Ino(c.passes.takes(in.Pid, to))
+	}
 	c.passes.over(in.Pid)
 	c.concerns(r, in.Newdir)
-	from, to := entryName{in.NodeId, oldName}, entryName{in.Newdir, newName}
 	c.names.move(from, to, in.Flags&unix.RENAME_EXCHANGE != 0)
 	defer c.names.moved(from, to)
-	return c.status(r, c.fs.Rename(r, &r.caller, fs.Ino(in.NodeId), oldName, fs.Ino(in.Newdir), newName, in.Flags))
+	err := c.fs.Rename(r, &r.caller, fs.Ino(in.NodeId), oldName, fs.Ino(in.Newdir), newName, in.Flags)
+	if r.caller.Takes != 0 && errors.Is(err, errors.KindStale) {
+		c.passes.stale(in.Pid, to, refused)
+	}
+	return c.status(r, err)
 }
 
 func (c *conn) OpenDir(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
