@@ -32,6 +32,7 @@ var directions = []direction{
 	{from: []string{"dfs/fuse"}, deny: []string{"dfs/"}, allow: []string{"dfs/fs$", "dfs/internal/errors"}, why: "fuse knows the FileSystem interface alone"},
 	{from: []string{"dfs/posixclient"}, deny: []string{"dfs/"}, allow: []string{"dfs/internal/cluster", "dfs/internal/errors", "dfs/internal/fileconn", "dfs/internal/wire"}, why: "posixclient imports the wire API only"},
 	{from: []string{"dfs/internal/fileconn"}, deny: []string{"dfs/"}, allow: []string{"dfs/internal/cluster", "dfs/internal/errors", "dfs/internal/wire"}, why: "a thin client's connection knows the wire alone"},
+	{from: []string{"dfs"}, except: []string{"dfs/internal/simdisk"}, deny: []string{"dfs/internal/simdisk"}, why: "the simulated disk is for tests"},
 	{from: []string{"dfs"}, except: []string{"dfs/blockstore/raftstore", "dfs/bench"}, deny: []string{"github.com/hashicorp"}, why: "raft belongs to raftstore"},
 	{from: []string{"dfs"}, except: []string{"dfs/blockstore/device", "dfs/blockstore/raftstore"}, deny: []string{"go.etcd.io/bbolt"}, why: "bbolt belongs to the device's map and to raftstore"},
 	{from: []string{"dfs"}, except: []string{"dfs/fuse", "dfs/bench", "dfs/tests"}, deny: []string{"github.com/hanwen/go-fuse"}, why: "go-fuse belongs to fuse"},
@@ -127,6 +128,7 @@ func TestDirections(t *testing.T) {
 		{"dfs/internal/fileconn", "dfs/fs", false},
 		{"dfs/fs", "github.com/hanwen/go-fuse/v2/fuse", false},
 		{"dfs/fs", "github.com/spf13/cobra", false},
+		{"dfs/blockstore/raftstore", "dfs/internal/simdisk", false},
 	} {
 		if got := wrong(c.from, c.pkg) == ""; got != c.allowed {
 			t.Errorf("%s importing %s: allowed is %v", c.from, c.pkg, got)
