@@ -204,25 +204,28 @@ func (d *dull) Commit(change func() error) error {
 	return change()
 }
 
-// TestTermCannotBeNoted: raft, which panics then, must not: the node says what is the matter, promises nothing, and can be closed.
+// TestTermCannotBeNoted: raft, which panics then, must not: the node says what is the matter, promises nothing, and nothing of it
+// is left when it is closed.
 func TestTermCannotBeNoted(t *testing.T) {
 	for after := range 4 {
-		c := newCluster(t, "a")
-		a := c.startWith("a", func(o *Options) { o.Power = &dull{after} })
-		select {
-		case err := <-a.fatal:
-			if !stderrors.Is(err, syscall.EIO) {
-				t.Errorf("with %d commits: %v", after, err)
+		inVirtualTime(t, fmt.Sprint("after ", after), func(t *testing.T) { // which ends when every goroutine has
+			c := newCluster(t, "a")
+			a := c.startWith("a", func(o *Options) { o.Power = &dull{after} })
+			select {
+			case err := <-a.fatal:
+				if !stderrors.Is(err, syscall.EIO) {
+					t.Error(err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("the node does not end itself")
 			}
-		case <-time.After(20 * time.Second):
-			t.Errorf("with %d commits the node does not end itself", after)
-		}
-		if _, err := a.Propose(c.ctx(50*time.Millisecond), blockstore.Command{Kind: blockstore.CmdBeginEpoch, Epoch: 1}); err == nil {
-			t.Errorf("with %d commits a proposal was carried out", after)
-		}
-		c.stop("a")
-		if a = c.start("a"); !a.isRaftLeader() {
-			c.leader()
-		}
+			if _, err := a.Propose(c.ctx(50*time.Millisecond), blockstore.Command{Kind: blockstore.CmdBeginEpoch, Epoch: 1}); err == nil {
+				t.Error("a proposal was carried out")
+			}
+			c.stop("a")
+			if a = c.start("a"); !a.isRaftLeader() {
+				c.leader()
+			}
+		})
 	}
 }

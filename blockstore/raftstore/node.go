@@ -267,23 +267,24 @@ func (n *Node) startRaft() (*raft.Raft, error) {
 	conf.NoSnapshotRestoreOnStart = !restore
 	addr := serverAddress(n.opts.Advertise, n.ident.Incarnation)
 	trans := newTransport(n, cluster, addr)
+	defer func() {
+		if n.transport == nil { // also where what could not be noted ends this goroutine: watchedStable.write
+			_ = trans.Close()
+		}
+	}()
 	n.opts.Mux.SetCluster(cluster, uint64(n.ident.Incarnation))
 	if err := n.found(); err != nil {
-		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot write the first configuration: %w", err)
 	}
 	if err := n.refound(); err != nil {
-		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot write the recovered cluster's configuration: %w", err)
 	}
 	if err := n.stores.scanStarts(); err != nil {
-		_ = trans.Close()
 		return nil, err
 	}
 	r, err := raft.NewRaft(conf, fsm{n}, n.stores.log, n.stores.stable, n.stores.snapshots, trans)
 	n.stores.watched.scan.end()
 	if err != nil {
-		_ = trans.Close()
 		return nil, errors.New(errors.KindOf(err), "cannot start raft: %w", err)
 	}
 	n.transport = trans
