@@ -408,14 +408,20 @@ func TestReadsWaitForTheFloorOfTheCopy(t *testing.T) {
 	}
 }
 
-func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
-	t.Parallel()
+// eightBlocks is a cluster of three whose replicas all have blocks 0 to 7 of vdisk 7, and whose devices can be spoilt.
+func eightBlocks(t *testing.T) (*cluster, map[string]*tapDevice, *writer) {
 	c := newCluster(t, "a", "b", "c")
 	taps := c.tapped()
 	c.startAll()
 	w := c.writer('x')
 	w.write(7, 0, 8, 'A', 8)
 	c.caughtUp(w.last)
+	return c, taps, w
+}
+
+func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
+	t.Parallel()
+	c, taps, w := eightBlocks(t)
 	f := c.follower()
 	taps[f.id].spoil(wal.Addr{VDisk: 7, Block: 3}, false)
 	f.check(t, w.last, 7, 0, 8, 'A')
@@ -442,12 +448,7 @@ func TestBadBlocksAreRepairedFromAnotherReplica(t *testing.T) {
 // TestRepairFromReplicasBehind: a replica that has applied the last change of a block is good enough to repair it from.
 func TestRepairFromReplicasBehind(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "a", "b", "c")
-	taps := c.tapped()
-	c.startAll()
-	w := c.writer('x')
-	w.write(7, 0, 8, 'A', 8)
-	c.caughtUp(w.last)
+	c, taps, w := eightBlocks(t)
 	l := c.leader()
 	for _, n := range c.running() {
 		if n != l {
@@ -468,12 +469,7 @@ func TestRepairFromReplicasBehind(t *testing.T) {
 // TestSuspectOnAllReplicas: what a loss of power tore on every replica is what redo made of it on a majority of them.
 func TestSuspectOnAllReplicas(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "a", "b", "c")
-	taps := c.tapped()
-	c.startAll()
-	w := c.writer('x')
-	w.write(7, 0, 8, 'A', 8)
-	c.caughtUp(w.last)
+	c, taps, w := eightBlocks(t)
 	f := c.follower()
 	read := func(block uint64) error {
 		_, _, err := f.ReadLocal(c.ctx(5*time.Second), []wal.Span{{VDisk: 7, Block: block, Count: 1}}, 0)
