@@ -14,16 +14,16 @@ import (
 
 // iocb and ioEvent are those of Linux's aio_abi.h, on a little-endian machine.
 type iocb struct {
-	data       uint64
-	key, flags uint32
-	opcode     uint16
-	prio       int16
-	fd         uint32
-	buf        uint64
-	length     uint64
-	offset     int64
-	_          uint64
-	_, _       uint32
+	_      uint64 // data
+	_, _   uint32 // key, flags
+	opcode uint16
+	_      int16 // priority
+	fd     uint32
+	buf    uint64
+	length uint64
+	offset int64
+	_      uint64
+	_, _   uint32
 }
 
 type ioEvent struct {
