@@ -64,7 +64,7 @@
 //
 // # Locks
 //
-// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, then any one of behind.mu, cache.mu, mapMu, suspects.mu,
+// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, then any one of behind.mu, cache.mu, late.mu, mapMu, suspects.mu,
 // fileSet.mu, which are held for a few instructions. A chunk's lock is held over the I/O of that chunk alone, never two at once.
 //
 // # Direct I/O
