@@ -16,7 +16,8 @@ import (
 // LogOptions of OpenLog; a zero field means its default.
 type LogOptions struct {
 	CacheBytes  int64         // newest entries kept in memory at most (32 MiB; negative: none)
-	IdleRelease time.Duration // the cache is dropped after this time without use (5 s)
+	AheadBytes  int64         // entries read ahead of those who read the log's files in order, at most about so much (8 MiB; negative: none)
+	IdleRelease time.Duration // what is kept in memory is dropped after this time without use (5 s)
 	HoldBytes   int64         // a log greater than this is cut although deletions are held (2 GiB)
 	Logger      *slog.Logger
 	// Covered tells the index up to which a snapshot holds everything. With it a gap in what raft appends is
@@ -44,6 +45,7 @@ type LogOptions struct {
 type LogStore struct {
 	back    logBack
 	cache   logCache
+	ahead   logAhead
 	log     *slog.Logger
 	covered func() uint64
 
@@ -80,6 +82,9 @@ func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 32 << 20
 	}
+	if o.AheadBytes == 0 {
+		o.AheadBytes = 8 << 20
+	}
 	if o.IdleRelease == 0 {
 		o.IdleRelease = 5 * time.Second
 	}
@@ -110,7 +115,19 @@ func OpenLog(kind LogKind, dir string, o LogOptions) (*LogStore, error) {
 	}
 	s := &LogStore{back: back, log: o.Logger, covered: o.Covered, needed: o.Needed, neededBytes: o.NeededBytes, holdBytes: o.HoldBytes}
 	s.cache.init(o.CacheBytes, o.IdleRelease)
+	s.ahead.init(o.AheadBytes, o.IdleRelease)
+	if b, ok := back.(*segBack); ok {
+		s.ahead.read, s.ahead.limit = b.run, s.coldLimit
+	}
 	return s, nil
+}
+
+// coldLimit is the first entry that need not be read from the files: the cache has it, or there is none.
+func (s *LogStore) coldLimit() uint64 {
+	if first := s.cache.first(); first != 0 {
+		return first
+	}
+	return s.back.last() + 1
 }
 
 // IsMonotonic is false; see the type.
@@ -127,7 +144,15 @@ func (s *LogStore) GetLog(index uint64, out *raft.Log) error {
 	if s.cache.get(index, out) {
 		return nil
 	}
-	return s.back.get(index, out)
+	ok, epoch, err := s.ahead.get(index, out)
+	if ok {
+		return err
+	}
+	if err := s.back.get(index, out); err != nil {
+		return err
+	}
+	s.ahead.note(out, epoch)
+	return nil
 }
 
 // StoreLog is StoreLogs of one.
@@ -182,6 +207,7 @@ func (s *LogStore) skipGap(last, next uint64) error {
 	s.log.Info("the log begins anew behind a snapshot", "oldLast", last, "next", next)
 	s.cache.drop()
 	s.parked = 0
+	defer s.ahead.dropAll()
 	return s.back.deleteBack(s.back.first())
 }
 
@@ -197,6 +223,7 @@ func (s *LogStore) DeleteRange(min, max uint64) error {
 	case max >= last:
 		from := maxOf(min, first)
 		s.cache.dropFrom(from)
+		defer s.ahead.dropAll()
 		return s.back.deleteBack(from)
 	case min <= first:
 		if s.holds > 0 && !s.tooGreat() {
@@ -221,6 +248,7 @@ func (s *LogStore) deleteFront(before uint64) error {
 		return nil
 	}
 	s.cache.dropBefore(before)
+	defer s.ahead.dropBefore(before)
 	return s.back.deleteFront(before)
 }
 
@@ -317,11 +345,12 @@ func (s *LogStore) SegStats() (st seglog.Stats, ok bool) {
 }
 
 // CacheBytes tells the bytes of entries in memory.
-func (s *LogStore) CacheBytes() int64 { return s.cache.size() }
+func (s *LogStore) CacheBytes() int64 { return s.cache.size() + s.ahead.size() }
 
 // Close closes the log. Calls after it fail.
 func (s *LogStore) Close() error {
 	s.cache.close()
+	s.ahead.close()
 	return s.back.close()
 }
 

@@ -85,6 +85,16 @@ func (c *logCache) get(index uint64, out *raft.Log) bool {
 	return true
 }
 
+// first is the index of the oldest entry here, 0 if there is none.
+func (c *logCache) first() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.start == len(c.logs) {
+		return 0
+	}
+	return c.logs[c.start].Index
+}
+
 func (c *logCache) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -100,6 +100,27 @@ func (b *segBack) get(index uint64, out *raft.Log) error {
 	return decodeLog(index, data, out)
 }
 
+// run reads the entries from index on, below limit, that lie together, of bytes at most but always one.
+func (b *segBack) run(index, limit uint64, bytes int64) ([]raft.Log, error) {
+	run, err := b.log.Run(index, limit, bytes)
+	if errors.Is(err, errors.KindNotExist) {
+		return nil, raft.ErrLogNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make([]raft.Log, len(run))
+	for i, data := range run {
+		if err := decodeLog(index+uint64(i), data, &out[i]); err != nil {
+			if i > 0 {
+				return out[:i], nil // whoever comes to it is told
+			}
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func (b *segBack) append(logs []*raft.Log) error {
 	need := 0
 	for _, l := range logs {

@@ -122,7 +122,7 @@ func modelRun(t *testing.T, kind LogKind, seed uint64) {
 	}
 }
 
-func mustDelete(t *testing.T, s raft.LogStore, from, to uint64) {
+func mustDelete(t testing.TB, s raft.LogStore, from, to uint64) {
 	t.Helper()
 	if err := s.DeleteRange(from, to); err != nil {
 		t.Fatal(err)

@@ -74,7 +74,7 @@
 // 12 bytes an entry of index (an entry takes at least 8 bytes of the log beside its own, so who bounds the
 // log's bytes bounds the index); one write buffer up to the greatest group, one read
 // window; both buffers are given back to the system after Options.IdleRelease without use. There is
-// no cache of entries here: a caller that has the entries decoded keeps those.
+// no cache of entries here: a caller that has the entries decoded keeps those, and what Run returns is the caller's.
 //
 // # Lock order
 //
