@@ -242,7 +242,7 @@ func (w *world) restart(n *node, again int) {
 		err := n.start()
 		if err == nil && armed { // it may fail while it redoes what is in its log
 			time.Sleep(time.Second)
-			if n.disk.FailIn(0); n.replica() == nil && !n.isGone() {
+			if n.disk.FailIn(0); n.isDown() && !n.isGone() {
 				continue
 			}
 		}
@@ -282,7 +282,7 @@ func (s *schedule) crashNode(power bool) {
 	}
 	s.later(d, func() {
 		n.disk.FailIn(0)
-		if n.replica() == nil {
+		if n.isDown() {
 			s.w.restart(n, again)
 		}
 		s.cured(n)

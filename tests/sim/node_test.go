@@ -167,6 +167,14 @@ func (n *node) crash(life int, power bool) bool {
 	return true
 }
 
+// isDown tells whether no process runs. One whose power failed at this very moment ends here.
+func (n *node) isDown() bool {
+	if n.disk.Off() {
+		n.crash(0, true)
+	}
+	return n.replica() == nil
+}
+
 // stop ends the process in order.
 func (n *node) stop() error {
 	n.mu.Lock()
