@@ -119,7 +119,8 @@ func awaitDevLock(ctx context.Context, opt devOptions) (lock *os.File, running *
 			return lock, nil, nil
 		}
 		state, serr := readDevState(opt.data)
-		if serr == nil && fuse.Mounted(state.Dir) && alive(state.MountPID, state.Dir) {
+		// A supervisor that was just killed has the lock for a moment yet, and its mount for as long as that flushes.
+		if serr == nil && alive(state.PID, "dev") && fuse.Mounted(state.Dir) && alive(state.MountPID, state.Dir) {
 			switch {
 			case state.Dir != opt.dir:
 				return nil, nil, errors.New(errors.KindBusy, "this dev cluster runs already, mounted at %s; for one more mount: dfs dev mount --data %s %s", state.Dir, opt.data, opt.dir)

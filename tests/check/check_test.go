@@ -132,11 +132,12 @@ func TestVerdicts(t *testing.T) {
 		"a rename of what never was": {Names(), false, func(h *History) {
 			did(h, Input{Kind: Rename, Text: "b", To: "a"}, ok)
 		}},
-		"a rename that another did": {Names(), false, func(h *History) {
+		"a rename that another mount did": {Names(), true, func(h *History) {
 			did(h, Input{Kind: Symlink, To: "b", Value: 7}, ok)
 			x, y := h.Begin(0, Input{Kind: Rename, Text: "b", To: "a"}), h.Begin(1, Input{Kind: Rename, Text: "b", To: "a"})
 			x.Done(ok)
 			y.Done(ok)
+			did(h, Input{Kind: Readlink, To: "a"}, Output{Value: 7})
 		}},
 		"entries": {Entries(), true, func(h *History) {
 			did(h, Input{Kind: MakeFile, To: "a", Value: 7}, Output{})
