@@ -264,16 +264,19 @@ func (s *LogStore) neededFrom(before uint64) uint64 {
 	return min(before, s.needed(oldest))
 }
 
-// Trim removes what was put off because others needed it and is needed no more. It tells the bytes of what is left of that.
-func (s *LogStore) Trim() int64 {
-	s.mu.Lock()
+// Trim removes what was put off because others needed it and is needed no more. It tells the bytes of what is left of that; done is false, and
+// nothing was looked at, while entries are being written: it does not wait for the disk.
+func (s *LogStore) Trim() (spare int64, done bool) {
+	if !s.mu.TryLock() {
+		return 0, false
+	}
 	defer s.mu.Unlock()
 	if s.holds == 0 && s.parked != 0 {
 		if err := s.deleteParked(); err != nil {
 			s.log.Error("removing log entries failed", "err", err) // a dead log fails the next append, too
 		}
 	}
-	return s.spare()
+	return s.spare(), true
 }
 
 // spare is the size in bytes of the entries that are kept only until nobody needs them, or the space is. Called with mu held.

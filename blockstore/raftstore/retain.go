@@ -139,14 +139,11 @@ func (n *Node) retainLoop() {
 	kept := false
 	for {
 		n.setKeepBytes()
-		spare := n.stores.entries.Trim()
-		n.spareBytes.Store(spare)
-		if kept != (spare > 0) {
-			kept = !kept
-			if kept {
-				n.log.Info("more of the log is kept: a follower is behind, and catches up from it", "bytes", spare, "limit", n.keepBytes.Load())
-			} else {
-				n.log.Info("no more of the log is kept than usual")
+		if spare, done := n.stores.entries.Trim(); done {
+			n.spareBytes.Store(spare)
+			if kept != (spare > 0) {
+				kept = !kept
+				n.tellKept(spare)
 			}
 		}
 		select {
@@ -154,6 +151,14 @@ func (n *Node) retainLoop() {
 		case <-n.closing:
 			return
 		}
+	}
+}
+
+func (n *Node) tellKept(spare int64) {
+	if spare > 0 {
+		n.log.Info("more of the log is kept: a follower is behind, and catches up from it", "bytes", spare, "limit", n.keepBytes.Load())
+	} else {
+		n.log.Info("no more of the log is kept than usual")
 	}
 }
 

@@ -62,7 +62,7 @@ func TestSlowFollowerCatchesUpFromTheLog(t *testing.T) {
 		if lacks := l.stores.entries.BytesSince(has + 1); lacks < 8*c.limit.TrailingBytes || l.firstIndex() > has+1 {
 			t.Fatalf("the follower is at %d and lacks %d bytes; the leader's log begins at %d", has, lacks, l.firstIndex())
 		}
-		if s := l.stores.entries.Trim(); s == 0 {
+		if s := trimmed(l.stores.entries); s == 0 {
 			t.Error("nothing counts as kept for the follower")
 		}
 		c.net.slowDown(addrOf(f.id), 0)
@@ -72,7 +72,7 @@ func TestSlowFollowerCatchesUpFromTheLog(t *testing.T) {
 		}
 		f.check(t, w.last, 7, 0, 60, 39)
 		c.eventually("the log is cut", func() bool { return l.stores.entries.Bytes() < 4*c.limit.TrailingBytes })
-		if s := l.stores.entries.Trim(); s != 0 {
+		if s := trimmed(l.stores.entries); s != 0 {
 			t.Errorf("%d bytes count as kept when all have them", s)
 		}
 		sameStates(t, c, w.last)
@@ -121,7 +121,7 @@ func TestLogForFollowersIsBounded(t *testing.T) {
 		most := int64(0)
 		for range 40 {
 			c.fillLog(w, 1, nil)
-			if l.stores.entries.Trim() == 0 || l.Applied()%8 == 0 {
+			if trimmed(l.stores.entries) == 0 || l.Applied()%8 == 0 {
 				if err := l.Checkpoint(c.ctx(10 * time.Second)); err != nil {
 					t.Fatal(err)
 				}
@@ -263,23 +263,23 @@ func TestLogKeepsWhatIsNeeded(t *testing.T) {
 		begins("later ones are needed", 21)
 		mustDelete(t, s, 21, 60)
 		begins("needed", 31)
-		if got, want := s.Trim(), s.BytesSince(31)-s.BytesSince(61); got != want {
+		if got, want := trimmed(s), s.BytesSince(31)-s.BytesSince(61); got != want {
 			t.Errorf("%s: %d bytes to spare, want %d", kind, got, want)
 		}
 		need = 41
-		if s.Trim() == 0 {
+		if trimmed(s) == 0 {
 			t.Error("nothing to spare")
 		}
 		begins("some were taken", 41)
 		release := s.HoldDeletes()
 		need = math.MaxUint64
-		s.Trim()
+		trimmed(s)
 		begins("held for a copy", 41)
 		need = 45
 		release()
 		begins("no longer, but needed still", 45)
 		need, limit = 0, s.BytesSince(50)
-		if s.Trim(); s.Bytes() > limit+8192 || s.Bytes() < limit/2 {
+		if trimmed(s); s.Bytes() > limit+8192 || s.Bytes() < limit/2 {
 			t.Errorf("%s: the log has %d bytes, may have %d", kind, s.Bytes(), limit)
 		}
 		for i := uint64(101); i <= 400; i++ { // no removal is asked for, the limit holds as long as any was put off
@@ -292,5 +292,15 @@ func TestLogKeepsWhatIsNeeded(t *testing.T) {
 		need = math.MaxUint64
 		mustDelete(t, s, 61, 400)
 		begins("all of it", 0)
+	}
+}
+
+// trimmed is Trim, when no entry is being written.
+func trimmed(s *LogStore) int64 {
+	for {
+		if spare, done := s.Trim(); done {
+			return spare
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
