@@ -526,12 +526,7 @@ func TestSuspectOnAllReplicas(t *testing.T) {
 // checksum of the rotten one tells that the torn one was redone well. So all three have it again.
 func TestRottenTornAndCopying(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "a", "b", "c")
-	taps := c.tapped()
-	c.startAll()
-	w := c.writer('x')
-	w.write(7, 0, 8, 'A', 8)
-	c.caughtUp(w.last)
+	c, taps, _ := eightBlocks(t)
 	l := c.leader()
 	var others []*testNode
 	for _, n := range c.running() {
