@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/cryptotest"
@@ -27,6 +28,16 @@ type outcome struct {
 	Trace    []string `json:",omitempty"`
 
 	trace []string
+}
+
+// judged tells whether its run came to an end that says something of dfs.
+func (o *outcome) judged() bool {
+	return len(o.Failed) != 1 || !strings.Contains(o.Failed[0], clockStands)
+}
+
+// again is the command that runs it again.
+func (o *outcome) again() string {
+	return fmt.Sprintf("DFS_SIM_SEED=%d DFS_SIM_REPEAT=20 go test -count=1 -run TestSimulation -v ./tests/sim", o.Seed)
 }
 
 func cpu() time.Duration {

@@ -122,6 +122,9 @@ func supervise(t *testing.T) {
 	if n := len(sum.outcomes); n < seeds && seeds < seedsMost {
 		t.Logf("the time is over after %d of %d seeds", n, seeds)
 	}
+	if short := sum.failures(); short != "" {
+		t.Log(short) // last of all, as records of a run keep its end
+	}
 }
 
 // worker runs a process with the seeds from seed on; it returns the seed with which the next process goes on.
@@ -221,16 +224,38 @@ func (s *tail) String() string {
 func (s *totals) note(t *testing.T, o outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(o.Failed) == 1 && strings.Contains(o.Failed[0], clockStands) {
+	if !o.judged() {
 		s.stopped++
 		t.Logf("seed %d is not judged: %s", o.Seed, o.Failed[0][:min(len(o.Failed[0]), 200)])
 	} else if len(o.Failed) > 0 {
 		s.broken++
-		t.Errorf("seed %d: %s\nthe last of what was done:\n%s\nagain: DFS_SIM_SEED=%d DFS_SIM_REPEAT=20 go test -count=1 -run TestSimulation -v ./tests/sim",
-			o.Seed, strings.Join(o.Failed, "\n"), strings.Join(o.Trace[max(0, len(o.Trace)-60):], "\n"), o.Seed)
+		t.Errorf("seed %d: %s\nthe last of what was done:\n%s\nagain: %s",
+			o.Seed, strings.Join(o.Failed, "\n"), strings.Join(o.Trace[max(0, len(o.Trace)-60):], "\n"), o.again())
 	}
 	o.Trace = nil
 	s.outcomes = append(s.outcomes, o)
+}
+
+// failuresMost is how many failed seeds are named at the end.
+const failuresMost = 10
+
+// failures names the seeds that failed, and what failed first in each; "": none did.
+func (s *totals) failures() string {
+	var lines []string
+	for _, o := range s.outcomes {
+		if len(o.Failed) > 0 && o.judged() {
+			first, _, _ := strings.Cut(strings.TrimSpace(o.Failed[0]), "\n")
+			lines = append(lines, fmt.Sprintf("seed %d: %.300s\n  again: %s", o.Seed, first, o.again()))
+		}
+	}
+	n := len(lines)
+	if n == 0 {
+		return ""
+	}
+	if n > failuresMost {
+		lines = append(lines[:failuresMost], fmt.Sprintf("and %d more", n-failuresMost))
+	}
+	return fmt.Sprintf("failed seeds: %d\n%s", n, strings.Join(lines, "\n"))
 }
 
 // print prints the figures.
