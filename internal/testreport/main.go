@@ -1,6 +1,6 @@
 // Command testreport reads the output of `go test -json` on standard input and
 // shows what a person wants of it: every package's closing line as go test wrote it, the whole
-// output of every test that failed, and the tests that were skipped. Its exit code
+// output of every test that failed, the tests that were skipped, and near its end again each failed test with its last lines. Its exit code
 // is 1 if a test failed, or if one was skipped whose reason does not say "long run": what should run must run.
 package main
 
@@ -28,13 +28,14 @@ type event struct {
 type report struct {
 	out     io.Writer
 	output  map[[2]string][]string
-	failed  int
-	skipped []string // "package test: reason" of those that should have run
-	closing []string // the packages' own closing lines
+	failed  []string        // each test that failed, or a package in which none did, with its last lines
+	broken  map[string]bool // packages with a test that failed
+	skipped []string        // "package test: reason" of those that should have run
+	closing []string        // the packages' own closing lines
 }
 
 func main() {
-	r := &report{out: os.Stdout, output: map[[2]string][]string{}}
+	r := newReport(os.Stdout)
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -46,6 +47,10 @@ func main() {
 		r.take(e)
 	}
 	os.Exit(r.end(lines.Err()))
+}
+
+func newReport(out io.Writer) *report {
+	return &report{out: out, output: map[[2]string][]string{}, broken: map[string]bool{}}
 }
 
 func (r *report) take(e event) {
@@ -68,10 +73,32 @@ func (r *report) take(e event) {
 		}
 		delete(r.output, key)
 	case "fail":
-		r.failed++
+		if end := lastLines(r.output[key]); end != "" || e.Test == "" && !r.broken[e.Package] {
+			r.failed = append(r.failed, strings.TrimSpace(e.Package+" "+e.Test)+"\n"+end)
+		}
+		r.broken[e.Package] = true
 		_, _ = fmt.Fprintf(r.out, "---- %s %s failed:\n%s", e.Package, e.Test, strings.Join(r.output[key], ""))
 		delete(r.output, key)
 	}
+}
+
+// Of a failed test so many lines are shown again, each no longer than so many bytes.
+const (
+	linesShown = 8
+	lineLength = 300
+)
+
+// lastLines is the end of what a test said itself; "": it said nothing, as one whose subtest failed.
+func lastLines(output []string) string {
+	var said []string
+	for line := range strings.Lines(strings.Join(output, "")) {
+		text := strings.TrimSpace(line)
+		if text == "" || text == "FAIL" || strings.HasPrefix(text, "=== ") || strings.HasPrefix(text, "--- ") || strings.HasPrefix(text, "exit status ") {
+			continue
+		}
+		said = append(said, fmt.Sprintf("    %.*s\n", lineLength, strings.TrimRight(line, "\n")))
+	}
+	return strings.Join(said[max(0, len(said)-linesShown):], "")
 }
 
 // closes reports whether a package's output line is its closing one.
@@ -95,8 +122,12 @@ func (r *report) end(err error) int {
 		_, _ = fmt.Fprintf(r.out, "---- skipped, but should have run: %s", s)
 		code = 1
 	}
-	if r.failed > 0 {
+	if len(r.broken) > 0 {
 		code = 1
+		_, _ = fmt.Fprintln(r.out, "---- failed, with the last lines of each")
+	}
+	for _, f := range r.failed {
+		_, _ = fmt.Fprint(r.out, f)
 	}
 	slices.Sort(r.closing)
 	_, _ = fmt.Fprintln(r.out, "---- all packages")
