@@ -115,7 +115,7 @@ func TestRecords(t *testing.T) {
 	})
 	var n counts
 	began := time.Now()
-	done := each(t, list, end, func(_ int, s sequence) (err error) {
+	done := each(t, list, end, nil, func(_ int, s sequence) (err error) {
 		inBubble(t, func() error { err = records(base, s, &n); return nil })
 		return err
 	})

@@ -81,8 +81,10 @@ type counts struct {
 }
 
 // each runs test for the sequences, several at a time, until one fails or the time is over, and returns how many it ran.
-func each(t *testing.T, list []sequence, end time.Time, test func(nth int, s sequence) error) int {
-	var next, done atomic.Int64
+// Each minute it calls progress, if that is not nil, with how many were done by then.
+func each(t *testing.T, list []sequence, end time.Time, progress func(done int), test func(nth int, s sequence) error) int {
+	var next, done, told atomic.Int64
+	began := time.Now()
 	var failed atomic.Bool
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -97,7 +99,10 @@ func each(t *testing.T, list []sequence, end time.Time, test func(nth int, s seq
 					t.Errorf("%v:\n%v\nDFS_SEQUENCE=%q runs it alone", list[i], err, list[i].String())
 					return
 				}
-				done.Add(1)
+				n := done.Add(1)
+				if m := int64(time.Since(began) / time.Minute); progress != nil && told.Swap(m) < m {
+					progress(int(n))
+				}
 			}
 		})
 	}

@@ -36,16 +36,19 @@ func TestWrites(t *testing.T) {
 	}
 	var n counts
 	began := time.Now()
-	done := each(t, list[from:], end, func(nth int, s sequence) (err error) {
+	count := func(done int) string {
+		return fmt.Sprintf("%d of %d sequences, %d writes, %d crashes, and %d more that left the same disk as another; %v", done, len(list), n.writes.Load(), n.points.Load(), n.same.Load(),
+			time.Since(began).Round(time.Second))
+	}
+	done := each(t, list[from:], end, func(done int) { t.Log(count(done)) }, func(nth int, s sequence) (err error) {
 		r := rand.New(rand.NewPCG(uint64(seed), uint64(from+nth)+2))
 		inBubble(t, func() error { err = writes(t, bases[r.IntN(2)], s, r, &n); return nil })
-		return err
+		return wrap(err, "DFS_SEED=%d DFS_FROM=%d draws the same again", seed, from+nth)
 	})
 	if from+done < len(list) {
 		t.Logf("DFS_SEED=%d DFS_FROM=%d goes on", seed, from+done)
 	}
-	t.Logf("%d of %d sequences, %d writes, %d crashes, and %d more that left the same disk as another; %v", done, len(list), n.writes.Load(), n.points.Load(), n.same.Load(),
-		time.Since(began).Round(time.Second))
+	t.Log(count(done))
 }
 
 // baseDisk is the disk of a node with the tree that sequences begin with.
