@@ -3,7 +3,7 @@ package fs
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
+	"dfs/internal/pagemem"
 )
 
 // slabBytes is what the arena asks of the kernel at a time.
@@ -19,7 +19,7 @@ type arena struct {
 // get returns a buffer of unspecified content.
 func (a *arena) get() []byte {
 	if len(a.free) == 0 {
-		slab, err := unix.Mmap(-1, 0, slabBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		slab, err := pagemem.Map(slabBytes)
 		if err != nil {
 			panic(fmt.Sprintf("fs: no memory for the block cache: %v", err))
 		}
@@ -38,7 +38,7 @@ func (a *arena) put(b []byte) { a.free = append(a.free, b) }
 // close gives everything back; no buffer may be used any more.
 func (a *arena) close() {
 	for _, s := range a.slabs {
-		_ = unix.Munmap(s)
+		pagemem.Unmap(s)
 	}
 	a.slabs, a.free = nil, nil
 }

@@ -3,10 +3,9 @@ package device
 import (
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 )
 
 // behindMin is the least run of whole blocks, in bytes, that Apply does not wait for.
@@ -104,7 +103,7 @@ func (b *behind) buffer() []byte {
 		return <-b.free
 	}
 	if b.made == 0 && !b.inline {
-		b.memory = mapHuge(behindMax * behindSize)
+		b.memory, _ = pagemem.Map(behindMax * behindSize) // nil: the heap does
 	}
 	b.made++
 	if b.memory != nil {
@@ -115,20 +114,8 @@ func (b *behind) buffer() []byte {
 
 // drop gives the buffers' memory back; none is in use any more.
 func (b *behind) drop() {
-	if b.memory != nil {
-		_ = unix.Munmap(b.memory)
-		b.memory = nil
-	}
-}
-
-// mapHuge returns memory in huge pages where the host has any: direct I/O finds it with far less work. nil: there is none.
-func mapHuge(n int) []byte {
-	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return nil
-	}
-	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // a kernel without them does as well
-	return mem
+	pagemem.Unmap(b.memory)
+	b.memory = nil
 }
 
 // send sends the gathered run off. behind.mu is held.

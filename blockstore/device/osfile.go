@@ -5,11 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 )
 
 // osVolume is a directory of the host.
@@ -70,7 +70,7 @@ func readFull(f *os.File, p []byte, off int64) error {
 }
 
 func (o *osFile) readMedium(p []byte, off int64) error {
-	if o.direct == nil || !aligned(p) || off%blockSize != 0 || len(p)%blockSize != 0 {
+	if o.direct == nil || !pagemem.Aligned(p) || off%blockSize != 0 || len(p)%blockSize != 0 {
 		return o.readAt(p, off)
 	}
 	err := readFull(o.direct, p, off)
@@ -174,20 +174,8 @@ func (o *osFile) close() error {
 	return err
 }
 
-// aligned tells whether p lies on a block boundary in memory.
-func aligned(p []byte) bool {
-	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%blockSize == 0
-}
-
 // alignedBuffer returns n bytes on a block boundary.
-func alignedBuffer(n int) []byte {
-	b := make([]byte, n+blockSize)
-	skip := 0
-	if r := int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) % blockSize); r != 0 {
-		skip = blockSize - r
-	}
-	return b[skip : skip+n : skip+n]
-}
+func alignedBuffer(n int) []byte { return pagemem.Make(n) }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

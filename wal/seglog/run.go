@@ -1,9 +1,8 @@
 package seglog
 
 import (
-	"unsafe"
-
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 )
 
 // Run returns the bytes of the entries from index on that lie in one segment, below limit and within bytesMax bytes of it, but always
@@ -18,7 +17,7 @@ func (l *Log) Run(index, limit uint64, bytesMax int64) ([][]byte, error) {
 		return nil, notFound(index)
 	}
 	from, end := spanOf(refs)
-	buf := alignedBytes(alignUp(end) - from)
+	buf := pagemem.Make(int(alignUp(end) - from))
 	l.counts.fileReads.Add(1)
 	_, err := seg.file.ReadAt(buf, from)
 	if l.retiredNow(seg) { // perhaps under the read: what came may be of the file's next use
@@ -71,11 +70,4 @@ func (l *Log) retiredNow(seg *segment) bool {
 	l.rmu.Lock()
 	defer l.rmu.Unlock()
 	return seg.retired
-}
-
-// alignedBytes is n bytes of Go's memory at an address that is a multiple of Block, as direct reads need it.
-func alignedBytes(n int64) []byte {
-	b := make([]byte, n+Block)
-	skip := -int64(uintptr(unsafe.Pointer(&b[0]))) & (Block - 1)
-	return b[skip : skip+n : skip+n]
 }
