@@ -69,6 +69,8 @@ type Device interface {
 	// state at exactly that index) and returns that index. Begin runs between two Applies and is quick; finish does the slow part
 	// (fsync) while Applies go on. After an error the device is dead.
 	Checkpoint(meta []byte) (index uint64, finish func() error, err error)
+	// CheckpointWanted tells that what only a checkpoint makes needless has grown large on the disk.
+	CheckpointWanted() bool
 	// Meta returns the meta and the index of the last finished checkpoint (index 0: none).
 	Meta() (index uint64, meta []byte)
 	// Chunks lists chunks with present blocks in ascending order after `after` (nil: from the start), up to max.

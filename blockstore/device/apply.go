@@ -122,7 +122,7 @@ func (d *Device) trimPiece(index uint64, p piece) error {
 	if p.whole() {
 		return d.dropChunk(p.id)
 	}
-	c, err := d.lock(p.id)
+	c, err := d.lockAhead(p.id, 0, largeBlocks)
 	if err != nil {
 		return err
 	}
@@ -130,6 +130,7 @@ func (d *Device) trimPiece(index uint64, p piece) error {
 	if c.entry.win == noWindow {
 		return nil
 	}
+	d.dropLate(c, p.lo, p.hi)
 	for slot := p.lo; slot < p.hi; slot++ {
 		if sumAt(c.sums, slot) != sumAbsent {
 			setSumAt(c.sums, slot, sumAbsent)
@@ -152,7 +153,7 @@ func (d *Device) trimPiece(index uint64, p piece) error {
 }
 
 func (d *Device) zeroPiece(index uint64, p piece) error {
-	c, err := d.lock(p.id)
+	c, err := d.lockAhead(p.id, 0, largeBlocks)
 	if err != nil {
 		return err
 	}
@@ -161,6 +162,8 @@ func (d *Device) zeroPiece(index uint64, p piece) error {
 	if err != nil {
 		return err
 	}
+	d.dropLate(c, p.lo, p.hi)
+	round := d.double.round.Load()
 	first := chunkFirst(p.id.Chunk)
 	for slot := p.lo; slot < p.hi; slot++ {
 		if sumAt(c.sums, slot) == sumAbsent {
@@ -168,6 +171,7 @@ func (d *Device) zeroPiece(index uint64, p piece) error {
 		}
 		setSumAt(c.sums, slot, blockSum(p.id.VDisk, first+uint64(slot), zeroBlock[:]))
 		d.suspects.forget(c.id, slot)
+		c.setSafe(slot, round)
 	}
 	if err := d.writeSums(c, p.lo, p.hi); err != nil {
 		return err
@@ -189,6 +193,8 @@ type batch struct {
 	crc   [largeBlocks]uint32 // of data, if the record brought it; 0: unknown
 	state [largeBlocks]fit    // how the block fitted before a change of a part of it
 	was   [largeBlocks]uint32 // where it did not: the sum of what it held before
+	whole [largeBlocks]bool   // the record has all of the block
+	late  [largeBlocks]bool   // it is not written now
 	arena []byte              // block s of it is slot s's
 	bufs  [][]byte
 
@@ -226,51 +232,63 @@ func (d *Device) write(index uint64, id blockstore.ChunkID, rs []wal.Range) erro
 		return err
 	}
 	b := &d.batch
-	defer func() { clear(b.data[:]) }()
+	defer b.reset()
 	for i := range rs {
 		if err := d.stage(c, int(rs[i].Block-first), &rs[i]); err != nil {
 			return err
 		}
 	}
+	round := d.double.round.Load()
 	changed := 0
 	for slot := lo; slot < hi; slot++ {
-		if b.data[slot] != nil {
-			d.sealSlot(c, slot)
-			changed++
+		if b.data[slot] == nil {
+			continue
+		}
+		d.sealSlot(c, slot)
+		changed++
+		if b.whole[slot] {
+			c.setSafe(slot, round)
 		}
 	}
-	if changed <= lateRun && changed*blockSize < d.behind.min {
-		d.putLate(c, lo, hi)
-		d.setEntry(c, index)
-		return nil
+	small := changed <= lateRun && changed*blockSize < d.behind.min
+	for slot := lo; slot < hi; slot++ {
+		b.late[slot] = b.data[slot] != nil && (small || !b.whole[slot])
 	}
-	if err := d.writeLate(c); err != nil {
-		return err
-	}
-	if err := d.writeNow(c, lo, hi); err != nil {
-		return err
+	d.putLate(c, lo, hi)
+	if !small {
+		if err := d.writeNow(c, lo, hi); err != nil {
+			return err
+		}
 	}
 	d.setEntry(c, index)
 	return nil
 }
 
-// writeNow writes the batch's blocks of slots [lo, hi) of c, which is locked alone; long runs go behind.
+// reset forgets the content.
+func (b *batch) reset() {
+	clear(b.data[:])
+	clear(b.whole[:])
+	clear(b.late[:])
+}
+
+// writeNow writes the batch's blocks of slots [lo, hi) of c that are not late. c is locked alone; long runs go behind.
 func (d *Device) writeNow(c *chunk, lo, hi int) error {
 	b := &d.batch
-	// The sums go first: after a crash of the process alone, a block whose data is older
-	// than its sum comes to fit it by the redo, and is not suspect then.
-	if err := d.writeSums(c, lo, hi); err != nil {
-		return err
-	}
 	for slot := lo; slot < hi; {
 		b.bufs = b.bufs[:0]
 		end := slot
-		for ; end < hi && b.data[end] != nil; end++ {
+		for ; end < hi && b.data[end] != nil && !b.late[end]; end++ {
 			b.bufs = append(b.bufs, b.data[end])
 		}
 		if end == slot {
 			slot++
 			continue
+		}
+		d.dropLate(c, slot, end)
+		// The sums go first: after a crash of the process alone, a block whose data is older
+		// than its sum comes to fit it by the redo, and is not suspect then.
+		if err := d.writeSums(c, slot, end); err != nil {
+			return err
 		}
 		write := d.writeData
 		if len(b.bufs)*blockSize >= d.behind.min {
@@ -288,7 +306,7 @@ func (d *Device) writeNow(c *chunk, lo, hi int) error {
 func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
 	b := &d.batch
 	if len(r.Data) == blockSize {
-		b.data[slot], b.crc[slot], b.state[slot] = r.Data, r.Sum, fits
+		b.data[slot], b.crc[slot], b.state[slot], b.whole[slot] = r.Data, r.Sum, fits, true
 		return nil
 	}
 	if b.arena == nil {
@@ -374,6 +392,7 @@ func (d *Device) ensureWindow(c *chunk) (fresh bool, err error) {
 		return false, err
 	}
 	c.entry = entry{win: w}
+	c.allSafe(d.double.round.Load())
 	c.sums, c.present = make([]byte, chunkBlocks(c.id.Chunk)*sumSize), 0
 	return !spare, nil
 }

@@ -25,6 +25,7 @@ type chunk struct {
 	doubt   *doubt // nil: none
 	ahead   ahead
 	late    lateBlocks
+	saved   saved
 }
 
 // ready tells whether c can be used; loading is needed otherwise.

@@ -104,11 +104,12 @@ func (d *Device) putChunk(in *blockstore.ChunkData) error {
 	if len(in.Data) == 0 {
 		return d.dropChunk(in.ChunkID)
 	}
-	c, err := d.lock(in.ChunkID)
+	c, err := d.lockAhead(in.ChunkID, 0, largeBlocks)
 	if err != nil {
 		return err
 	}
 	defer d.unlock(c)
+	d.forgetLate(c)
 	fresh, err := d.ensureWindow(c)
 	if err != nil {
 		return err
@@ -161,6 +162,12 @@ func (d *Device) ResetTo(index uint64, meta []byte) error {
 		return err
 	}
 	d.freeze()
+	if err := d.files.sync(); err != nil {
+		return d.fail("catch-up", err)
+	}
+	if err := d.emptyDouble(); err != nil {
+		return d.fail("catch-up", err)
+	}
 	if err := d.commit(mapState{index: index, meta: meta, deviceID: d.deviceID}); err != nil {
 		return err
 	}
@@ -209,6 +216,7 @@ func (d *Device) repair(bad BadBlock, data []byte, present bool) (bool, error) {
 		return false, err
 	}
 	d.suspects.forget(id, slot)
+	c.saved = saved{} // an image may be of what is bad
 	if present {
 		setSumAt(c.sums, slot, blockSum(bad.VDisk, bad.Block, data))
 		if err := d.writeData(c, slot, [][]byte{data}); err != nil {

@@ -9,22 +9,8 @@ func (d *Device) Meta() (index uint64, meta []byte) {
 	return d.index, d.meta
 }
 
-// DirtyChunks returns how many changes of the chunk map wait in memory for a checkpoint (about 100 bytes
-// each), and how many bytes of the host's disk wait for one to be given back. Begin one when either grows large.
-func (d *Device) DirtyChunks() (chunks int, freeingBytes uint64) {
-	d.mapMu.Lock()
-	defer d.mapMu.Unlock()
-	chunks = len(d.delta.entries)
-	if d.frozen != nil {
-		chunks += len(d.frozen.entries)
-	}
-	for _, ws := range [][]window{d.freed, d.freeing} {
-		for _, w := range ws {
-			freeingBytes += w.class().blocks() * blockSize
-		}
-	}
-	return chunks, freeingBytes
-}
+// CheckpointWanted tells that the double-write area has grown so large that a checkpoint should be made.
+func (d *Device) CheckpointWanted() bool { return d.double.bytes.Load() >= doubleFull }
 
 // Checkpoint begins to make everything applied so far durable, together with
 // meta, which is kept as it is. finish does it and may run beside Applies, in any goroutine; it must be called at
@@ -53,8 +39,9 @@ func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err
 }
 
 // freeze sets aside the changes of the map so far, to be committed. Those of a checkpoint that was begun and not
-// finished go with them.
+// finished go with them. commitMu is held.
 func (d *Device) freeze() (round uint64) {
+	d.double.nextRound(d.frozen == nil)
 	d.mapMu.Lock()
 	defer d.mapMu.Unlock()
 	if d.frozen == nil {

@@ -228,7 +228,7 @@ func TestNoSpace(t *testing.T) {
 	vol := newFakeVolume(1)
 	d := mustOpen(t, t.TempDir(), vol)
 	mustApply(t, d, whole(5, 0, 1, 9))
-	vol.ops, vol.fail, vol.err = 0, 2, syscall.ENOSPC
+	vol.ops, vol.fail, vol.err = 0, 1, syscall.ENOSPC
 	wantKind(t, d.Apply(2, whole(5, 1, 2, 9)), errors.KindNoSpace, "log entry 2")
 	wantKind(t, d.Apply(3, &wal.Record{}), errors.KindNoSpace)
 	if d.Applied() != 1 {

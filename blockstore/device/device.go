@@ -97,6 +97,7 @@ type Device struct {
 	batch      batch       // of the goroutine that applies
 	behind     behind
 	late       late
+	double     double
 }
 
 // mapping is the part of the chunk map that is not committed, and the windows' use.
@@ -193,7 +194,7 @@ func (d *Device) open(opt *Options) error {
 			return err
 		}
 	}
-	return nil
+	return d.openDouble()
 }
 
 // openWindows marks the windows that the map names, and checks that the files hold them.
@@ -346,7 +347,12 @@ func (d *Device) Usage() (used, free uint64, err error) {
 		}
 		used += n
 	}
-	n, err := d.store.usedBytes()
+	n, err := d.double.used()
+	if err != nil {
+		return 0, 0, err
+	}
+	used += n
+	n, err = d.store.usedBytes()
 	if err != nil {
 		return 0, 0, err
 	}
@@ -368,7 +374,7 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) release() error {
-	err := d.files.close()
+	err := stderrors.Join(d.files.close(), d.double.close())
 	if d.store != nil {
 		err = stderrors.Join(err, d.store.close())
 	}

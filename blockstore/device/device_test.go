@@ -155,12 +155,12 @@ func TestQuarantine(t *testing.T) {
 	if e, _, _ := d.lookup(chunkOf(2, 16)); e.win.number() != 1 {
 		t.Fatalf("got window %d, not a new one", e.win.number())
 	}
-	if _, n := d.DirtyChunks(); n != 1<<20 {
-		t.Fatalf("%d bytes to give back", n)
+	if n := len(d.freed) + len(d.freeing); n != 1 {
+		t.Fatalf("%d windows to give back", n)
 	}
 	mustCheckpoint(t, d, "")
-	if chunks, n := d.DirtyChunks(); chunks != 0 || n != 0 {
-		t.Fatalf("%d chunks and %d bytes wait after a checkpoint", chunks, n)
+	if n := len(d.freed) + len(d.freeing) + len(d.delta.entries); n != 0 || d.frozen != nil {
+		t.Fatalf("%d changes wait after a checkpoint", n)
 	}
 	mustApply(t, d, whole(3, 16, 1, 3))
 	if e, _, _ := d.lookup(chunkOf(3, 16)); e.win.number() != 0 {

@@ -7,8 +7,8 @@
 // checkpoint makes everything up to an index durable, together with the state
 // machine's state at that index; after a crash the log is redone from there. What
 // was applied after the last finished checkpoint may be on the disk whole, in
-// part or not at all, in 512-byte sectors: redo brings each block to its exact content,
-// but for those that were changed in part and torn: they are marked as
+// part or not at all, in 512-byte sectors: redo brings each block to its exact content. Blocks that were changed
+// in part are put back from the double-write area first (double.go). Where that is damaged, those that were torn are marked as
 // suspect in the checksum file and told as bad until another replica's content is put in
 // their place (Repair), or they are rewritten whole or trimmed.
 //
@@ -25,6 +25,7 @@
 //	small.NNNN.data windows of 16 blocks, for chunk 0 of each vdisk; 1 TiB a file
 //	large.NNNN.data windows of 256 blocks, for all other chunks; 1 TiB a file
 //	*.NNNN.sum      4 bytes for each block of the data file (sum.go)
+//	double.0, .1    images of blocks that were changed in part since the last checkpoint (double.go)
 //
 //	              window 0            window 1            window 2
 //	large.0000.data ├─ 256 x 4096 B ──┼─ 256 x 4096 B ────┼──── … sparse: holes where nothing is present
@@ -49,7 +50,8 @@
 //  2. Open the map: the chunks and the state of the last finished checkpoint.
 //  3. Mark the windows it names; two owners, or one beyond the files' end, is damage.
 //  4. Empty every other window, data and sums: what a crash left there belongs to nobody.
-//  5. The caller redoes the log from Meta's index. A range inside a block whose
+//  5. Put torn blocks back from the double-write area.
+//  6. The caller redoes the log from Meta's index. A range inside a block whose
 //     sum does not fit is applied all the same and the block marked as suspect, unless it comes to fit the
 //     sum by that (suspects.go).
 //
@@ -64,13 +66,13 @@
 //
 // # Locks
 //
-// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, then any one of behind.mu, cache.mu, late.mu, mapMu, suspects.mu,
+// Order: Device.life (shared; alone in Close), commitMu, a chunk's mu, double.mu (over the I/O of a save), then any one of behind.mu, cache.mu, late.mu, mapMu, suspects.mu,
 // fileSet.mu, which are held for a few instructions. A chunk's lock is held over the I/O of that chunk alone, never two at once.
 //
 // # Direct I/O
 //
 // Runs of 128 KiB and more are not waited for: they are gathered up to the end of their chunk and written past the page cache
-// (O_DIRECT) beside the next Applies (behind.go). Up to 16 blocks of a chunk are kept in memory, 4 MiB of them at most, until others take their
+// (O_DIRECT) beside the next Applies (behind.go). Up to 16 blocks of a chunk, and all that are changed in part, are kept in memory, 4 MiB of them at most, until others take their
 // place or a checkpoint comes (late.go). The rest goes through the cache at once. So little is left for a
 // checkpoint's sync to write in one burst beside the log's. The kernel keeps the two coherent; a chunk's lock keeps
 // them from meeting in one range.

@@ -2,9 +2,12 @@ package device
 
 import (
 	"container/list"
+	"maps"
+	"slices"
 	"sync"
 
 	"dfs/blockstore"
+	"dfs/wal"
 )
 
 // lateRun is how many blocks of one chunk a record may change at most for them to be late.
@@ -13,11 +16,16 @@ const lateRun = 16
 // lateMax is how many blocks may be late (4 MiB of memory) when Apply returns.
 const lateMax = 1024
 
+// lateKept of 4 parts of what may be late stay so when there is more: one sync of the double-write area is made for many blocks.
+const lateKept = 3
+
 // late is the blocks that are not in their file yet, nor are their sums: a block that changes with each record, as the inode of a file that
 // grows does, is written once for many of them, and no small write waits for the host's lock on a file that long ones go to. The log holds
 // them; after a crash the files are as if they had not been changed since they were written last.
 //
-// A chunk with late blocks is pinned. Changes other than small ones, and a checkpoint, settle them first.
+// Blocks that are changed in part are late in any case: they are not written to their place before they are safe there (double.go).
+//
+// A chunk with late blocks is pinned. A checkpoint settles all.
 type late struct {
 	max int // blocks that may be late when Apply returns
 
@@ -33,8 +41,11 @@ type lateBlocks struct {
 	elem *list.Element  // in late.chunks; nil: nothing is late
 }
 
-// putLate keeps the batch's blocks of slots [lo, hi) of c, which is locked alone.
+// putLate keeps the batch's blocks of slots [lo, hi) of c that are not to be written now. c is locked alone.
 func (d *Device) putLate(c *chunk, lo, hi int) {
+	if !slices.ContainsFunc(d.batch.late[lo:hi], func(late bool) bool { return late }) {
+		return
+	}
 	if c.late.elem == nil {
 		d.cache.pin(c.id)
 		c.late.data = map[int][]byte{}
@@ -48,7 +59,7 @@ func (d *Device) putLate(c *chunk, lo, hi int) {
 		l.chunks.MoveToFront(c.late.elem)
 	}
 	for slot := lo; slot < hi; slot++ {
-		if d.batch.data[slot] == nil {
+		if !d.batch.late[slot] {
 			continue
 		}
 		buf := c.late.data[slot]
@@ -87,10 +98,51 @@ func (d *Device) forgetLate(c *chunk) {
 	d.cache.unpin(c)
 }
 
+// dropLate forgets what is late in slots [lo, hi) of c, which is locked alone: the blocks get another content at once.
+func (d *Device) dropLate(c *chunk, lo, hi int) {
+	if c.late.elem == nil {
+		return
+	}
+	l := &d.late
+	l.mu.Lock()
+	for slot := lo; slot < hi; slot++ {
+		if buf := c.late.data[slot]; buf != nil {
+			delete(c.late.data, slot)
+			l.free = append(l.free, buf)
+			l.blocks--
+		}
+	}
+	l.mu.Unlock()
+	if len(c.late.data) == 0 {
+		d.forgetLate(c)
+	}
+}
+
+// unsafe returns images of the late blocks of c that cannot be written to their place without.
+func (d *Device) unsafe(c *chunk) (images []image) {
+	for _, slot := range slices.Sorted(maps.Keys(c.late.data)) {
+		if !d.safe(c, slot) {
+			images = append(images, image{
+				Addr:  wal.Addr{VDisk: c.id.VDisk, Block: chunkFirst(c.id.Chunk) + uint64(slot)},
+				entry: sumAt(c.sums, slot), data: c.late.data[slot],
+			})
+		}
+	}
+	return images
+}
+
 // writeLate writes what is late in c, which is locked alone: the sums first, as write does.
 func (d *Device) writeLate(c *chunk) error {
 	if c.late.elem == nil {
 		return nil
+	}
+	round := d.double.round.Load()
+	images := d.unsafe(c)
+	if err := d.save(images); err != nil {
+		return err
+	}
+	for i := range images {
+		c.setSafe(int(images[i].Block-chunkFirst(c.id.Chunk)), round)
 	}
 	lo, hi := largeBlocks, 0
 	for slot := range c.late.data {
@@ -116,24 +168,68 @@ func (d *Device) writeLate(c *chunk) error {
 	return nil
 }
 
-// writeLateDown writes what is late, the chunk that was changed longest ago first, until at most max blocks are. No lock is held, and no Apply
-// runs beside it.
+// writeLateDown does nothing if at most max blocks are late; else it writes down to the part of max that is kept, the chunk that was
+// changed longest ago first. No lock is held, and no Apply runs beside it.
 func (d *Device) writeLateDown(max int) error {
-	for {
-		d.late.mu.Lock()
-		oldest := d.late.chunks.Back()
-		if d.late.blocks <= max || oldest == nil {
-			d.late.mu.Unlock()
-			return nil
-		}
-		id := oldest.Value.(blockstore.ChunkID)
-		d.late.mu.Unlock()
+	l := &d.late
+	l.mu.Lock()
+	over := l.blocks > max
+	l.mu.Unlock()
+	if !over {
+		return nil
+	}
+	ids, err := d.saveOldest(max * lateKept / 4)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
 		c, err := d.lock(id)
 		if err != nil {
 			return err
 		}
 		d.unlock(c)
 	}
+	return nil
+}
+
+// saveOldest makes the late blocks of so many chunks safe at once that no more than keep blocks are late in the others, and returns the chunks.
+func (d *Device) saveOldest(keep int) (ids []blockstore.ChunkID, err error) {
+	l := &d.late
+	l.mu.Lock()
+	var oldest []blockstore.ChunkID
+	for e := l.chunks.Back(); e != nil; e = e.Prev() {
+		oldest = append(oldest, e.Value.(blockstore.ChunkID))
+	}
+	left := l.blocks
+	l.mu.Unlock()
+	round := d.double.round.Load() // no checkpoint begins meanwhile
+	var images []image
+	for _, id := range oldest {
+		if left <= keep {
+			break
+		}
+		c, err := d.lockAhead(id, 0, 0)
+		if err != nil {
+			return nil, err
+		}
+		left -= len(c.late.data)
+		images = append(images, d.unsafe(c)...) // their buffers are used anew by Apply alone
+		d.unlock(c)
+		ids = append(ids, id)
+	}
+	if err := d.save(images); err != nil {
+		return nil, err
+	}
+	for i := range images {
+		id := chunkOf(images[i].VDisk, images[i].Block)
+		c, err := d.lockAhead(id, 0, 0)
+		if err != nil {
+			return nil, err
+		}
+		c.setSafe(int(images[i].Block-chunkFirst(id.Chunk)), round)
+		d.unlock(c)
+	}
+	return ids, nil
 }
 
 // writeAll leaves nothing behind or late. No Apply runs. An error makes the device dead.

@@ -59,24 +59,31 @@ func TestLateIsBounded(t *testing.T) {
 	}
 }
 
-// TestLateAndOthers: every other change of a chunk finds what is late in it written, or drops it.
+// TestLateAndOthers: every other change of a block drops what is late of it, and leaves the other late blocks of its chunk.
 func TestLateAndOthers(t *testing.T) {
-	for name, rec := range map[string]*wal.Record{
-		"a long run over it": whole(5, 0, 4, 7),
-		"a long run beside":  whole(5, 8, 4, 7),
-		"trim":               {Trims: []wal.Span{{VDisk: 5, Block: 2, Count: 1}}},
-		"trim of the chunk":  {Trims: []wal.Span{{VDisk: 5, Block: 0, Count: 16}}},
-		"zeros":              {Zeros: []wal.Span{{VDisk: 5, Block: 2, Count: 1}}},
+	part := wal.Range{Addr: wal.Addr{VDisk: 5, Block: 4}, Off: 7, Data: []byte("part")}
+	mixed := whole(5, 0, 4, 7)
+	mixed.Ranges = append(mixed.Ranges, part)
+	for name, c := range map[string]struct {
+		rec  *wal.Record
+		late int // blocks 2 and 13 are before
+	}{
+		"a long run over it": {whole(5, 0, 4, 7), 1},
+		"a long run beside":  {whole(5, 8, 4, 7), 2},
+		"a run and a part":   {mixed, 2},
+		"trim":               {&wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 2, Count: 1}}}, 1},
+		"trim of the chunk":  {&wal.Record{Trims: []wal.Span{{VDisk: 5, Block: 0, Count: 16}}}, 0},
+		"zeros":              {&wal.Record{Zeros: []wal.Span{{VDisk: 5, Block: 2, Count: 1}}}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, m := mustOpen(t, t.TempDir(), newFakeVolume(1)), newModel()
-			for _, r := range []*wal.Record{whole(5, 2, 1, 9), whole(5, 13, 1, 9), rec} {
+			for _, r := range []*wal.Record{whole(5, 2, 1, 9), whole(5, 13, 1, 9), c.rec} {
 				mustApply(t, d, r)
 				m.apply(r)
 				mustEqual(t, d, m)
 			}
-			if n := d.late.blocks; n != 0 {
-				t.Errorf("%d blocks are late", n)
+			if n := d.late.blocks; n != c.late {
+				t.Errorf("%d blocks are late, not %d", n, c.late)
 			}
 			mustCheckpoint(t, d, "")
 			mustEqual(t, d, m)

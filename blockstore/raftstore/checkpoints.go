@@ -56,7 +56,7 @@ func (n *Node) checkpointDue() bool {
 		return false // one is being made
 	}
 	bytes := n.applier.volume.Load() - c.volume
-	return bytes >= n.limits.CheckpointBytes || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
+	return bytes >= n.limits.CheckpointBytes || n.applier.dev.CheckpointWanted() || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
 }
 
 // Checkpoint makes the device durable at what is applied now and cuts the log behind it, but for the last

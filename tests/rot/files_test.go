@@ -102,6 +102,8 @@ func damages() []damage {
 		{name: "large blocks rotted", file: "blocks/large.0000.data", do: rot(0)},
 		{name: "small checksums rotted", file: "blocks/small.0000.sum", do: rot(0)},
 		{name: "large checksums rotted", file: "blocks/large.0000.sum", do: rot(0)},
+		{name: "double-write area rotted", file: "blocks/double.0", do: rot(0)},
+		{name: "missing double-write area", file: "blocks/double.1", do: remove},
 		{name: "map rotted", file: "blocks/map.db", do: rot(8192), says: "chunk map"},
 	}
 	lost := []struct {
