@@ -108,19 +108,38 @@ func run(c config) error {
 	return nil
 }
 
-// bareFigures is what bench/bareraft prints of the same log store.
-type bareFigures struct {
-	OneMedianMillis float64 `json:"one_median_ms"`
-	BulkMBPerSecond float64 `json:"bulk_mb_per_s"`
-}
+// bareFigures is what bench/bareraft makes on the same log store: medians of as many rounds as dfs has, the first on a fresh log, as with dfs.
+type bareFigures struct{ oneMillis, bulkMBPerSecond float64 }
 
 // bare runs the three-process hashicorp/raft yardstick.
 func bare(c config) (f bareFigures, err error) {
-	out, err := exec.Command("go", "run", "./bench/bareraft", "-json", "-seconds", "2", "-rounds", "2", "-dir", c.dir).Output()
+	out, err := exec.Command("go", "run", "./bench/bareraft", "-json", "-seconds", "2", "-rounds", fmt.Sprint(c.rounds), "-dir", c.dir).Output()
 	if err != nil {
 		return f, fmt.Errorf("bench/bareraft: %w", err)
 	}
-	return f, json.Unmarshal(out, &f)
+	var report struct {
+		Rounds []struct {
+			Load     string  `json:"load"`
+			MedianMS float64 `json:"median_ms"`
+			MBPerS   float64 `json:"mb_per_s"`
+		} `json:"rounds"`
+	}
+	if err := json.Unmarshal(out, &report); err != nil {
+		return f, err
+	}
+	var one, bulk []float64
+	for _, r := range report.Rounds {
+		switch r.Load {
+		case "one":
+			one = append(one, r.MedianMS)
+		case "bulk":
+			bulk = append(bulk, r.MBPerS)
+		}
+	}
+	if len(one) == 0 || len(bulk) == 0 {
+		return f, fmt.Errorf("bench/bareraft printed no rounds: %s", out)
+	}
+	return bareFigures{oneMillis: median(one), bulkMBPerSecond: median(bulk)}, nil
 }
 
 func median[T float64 | time.Duration](list []T) T {

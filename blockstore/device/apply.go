@@ -440,6 +440,7 @@ func (d *Device) drop(c *chunk) {
 	d.freed = append(d.freed, c.entry.win)
 	d.delta.set(c.id, entry{win: noWindow})
 	d.mapMu.Unlock()
+	d.quarantine.Add(int64(c.entry.win.class().blocks()) * blockSize)
 	d.suspects.forgetChunk(c.id)
 	d.forgetLate(c)
 	c.entry, c.sums, c.present, c.doubt = entry{win: noWindow}, nil, 0, nil

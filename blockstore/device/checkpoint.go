@@ -9,8 +9,13 @@ func (d *Device) Meta() (index uint64, meta []byte) {
 	return d.index, d.meta
 }
 
-// CheckpointWanted tells that the double-write area has grown so large that a checkpoint should be made.
-func (d *Device) CheckpointWanted() bool { return d.double.bytes.Load() >= doubleFull }
+// quarantineFull is how many bytes of given-up windows are a reason for a checkpoint: it makes them spares to write over, or gives them back to the host.
+const quarantineFull = 128 << 20
+
+// CheckpointWanted tells that so much was given up, or that the double-write area has grown so large, that a checkpoint should be made.
+func (d *Device) CheckpointWanted() bool {
+	return d.double.bytes.Load() >= doubleFull || d.quarantine.Load() >= quarantineFull
+}
 
 // Checkpoint begins to make everything applied so far durable, together with
 // meta, which is kept as it is. finish does it and may run beside Applies, in any goroutine; it must be called at
@@ -87,8 +92,13 @@ func (d *Device) commit(st mapState) error {
 	free := d.freeing
 	d.freeing = nil
 	d.mapMu.Unlock()
+	var bytes int64
+	for _, w := range free {
+		bytes += int64(w.class().blocks()) * blockSize
+	}
 	if err := d.releaseWindows(free); err != nil {
 		return d.fail("checkpoint", err)
 	}
+	d.quarantine.Add(-bytes)
 	return nil
 }

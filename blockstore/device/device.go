@@ -110,6 +110,8 @@ type mapping struct {
 	freed   []window        // quarantine: given up since the last checkpoint began
 	freeing []window        // quarantine: given up before that
 
+	quarantine atomic.Int64 // bytes of freed and freeing
+
 	commitMu sync.Mutex // held while a commit is made; before mapMu
 	round    uint64     // counts checkpoints begun; guarded by mapMu
 	index    uint64     // of the last finished checkpoint; guarded by mapMu

@@ -137,6 +137,30 @@ func TestOpenLostFiles(t *testing.T) {
 	}
 }
 
+// TestCheckpointIsWanted by what is given up, until it is made.
+func TestCheckpointIsWanted(t *testing.T) {
+	d := mustOpen(t, t.TempDir(), newFakeVolume(1))
+	const chunks = quarantineFull / (largeBlocks * blockSize)
+	for i := range uint64(chunks) {
+		mustApply(t, d, whole(5, 256*(i+1), 1, 1))
+	}
+	drop := func(count uint64) {
+		mustApply(t, d, &wal.Record{Trims: []wal.Span{{VDisk: 5, Count: count}}})
+	}
+	drop(256 * chunks)
+	if d.CheckpointWanted() {
+		t.Error("wanted with a chunk less than it takes")
+	}
+	drop(256 * (chunks + 1))
+	if !d.CheckpointWanted() {
+		t.Errorf("not wanted with %d bytes given up", d.quarantine.Load())
+	}
+	mustCheckpoint(t, d, "")
+	if n := d.quarantine.Load(); d.CheckpointWanted() || n != 0 {
+		t.Errorf("%d bytes after it", n)
+	}
+}
+
 // TestQuarantine checks that a window that a checkpoint names is given to nobody before the next one is finished.
 func TestQuarantine(t *testing.T) {
 	d := mustOpen(t, t.TempDir(), nil)

@@ -34,7 +34,8 @@ type applier struct {
 	state *blockstore.State
 
 	progress progress
-	volume   atomic.Int64 // bytes applied since the start
+	volume   atomic.Int64  // bytes applied since the start
+	wanted   chan struct{} // holds one token while the device wants a checkpoint
 	dead     atomic.Pointer[error]
 }
 
@@ -45,7 +46,7 @@ var errStopped = errors.New(errors.KindUnavailable, "this replica has stopped af
 
 // newApplier takes over what the device's last checkpoint says.
 func newApplier(dev blockstore.Device, log *slog.Logger, fatal func(error), closing <-chan struct{}) (*applier, error) {
-	a := &applier{dev: dev, log: log, fatal: fatal, closing: closing, state: blockstore.NewState()}
+	a := &applier{dev: dev, log: log, fatal: fatal, closing: closing, state: blockstore.NewState(), wanted: make(chan struct{}, 1)}
 	if index, meta := dev.Meta(); index > 0 {
 		st, err := blockstore.DecodeState(meta)
 		if err != nil {
@@ -134,6 +135,12 @@ func (a *applier) command(index uint64, cmd blockstore.Command) (blockstore.Resu
 		return res, errors.New(errors.KindOf(err), "the device failed at log index %d: %w", index, err)
 	}
 	a.recent.end()
+	if a.dev.CheckpointWanted() {
+		select {
+		case a.wanted <- struct{}{}:
+		default:
+		}
+	}
 	return res, nil
 }
 

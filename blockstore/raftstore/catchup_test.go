@@ -29,7 +29,10 @@ type tapDevice struct {
 	block   chan struct{} // Apply waits until it is closed; nil: never
 	slow    chan struct{} // PutChunk waits until it is closed; nil: never
 	redone  []uint64      // what was applied when EndRedo was called
+	wants   atomic.Bool   // a checkpoint
 }
+
+func (d *tapDevice) CheckpointWanted() bool { return d.wants.Load() }
 
 func (d *tapDevice) EndRedo() {
 	d.mu.Lock()

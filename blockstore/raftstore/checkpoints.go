@@ -20,7 +20,7 @@ type checkpointState struct {
 // checkpointFloorBytes is what must have been applied for a checkpoint that only time asks for.
 const checkpointFloorBytes = 1 << 20
 
-// checkpointLoop makes checkpoints by bytes and time, and keeps small things in order.
+// checkpointLoop makes checkpoints by bytes, by time and when the device wants one, and keeps small things in order.
 func (n *Node) checkpointLoop() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -31,12 +31,13 @@ func (n *Node) checkpointLoop() {
 	for {
 		select {
 		case <-tick.C:
+			n.lookAround(&standing, time.Now())
+			if n.applier.progress.settled() {
+				n.clearCopyMark()
+			}
+		case <-n.applier.wanted:
 		case <-n.closing:
 			return
-		}
-		n.lookAround(&standing, time.Now())
-		if n.applier.progress.settled() {
-			n.clearCopyMark()
 		}
 		if !n.checkpointDue() {
 			continue
@@ -56,7 +57,7 @@ func (n *Node) checkpointDue() bool {
 		return false // one is being made
 	}
 	bytes := n.applier.volume.Load() - c.volume
-	return bytes >= n.limits.CheckpointBytes || n.applier.dev.CheckpointWanted() || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
+	return bytes >= n.limits.CheckpointBytes || bytes > 0 && n.applier.dev.CheckpointWanted() || bytes >= checkpointFloorBytes && time.Since(c.at) >= n.limits.CheckpointInterval
 }
 
 // Checkpoint makes the device durable at what is applied now and cuts the log behind it, but for the last

@@ -79,6 +79,26 @@ func TestRestartOfAllKeepsEverything(t *testing.T) {
 	}
 }
 
+// TestCheckpointThatTheDeviceWants is made with the next entry, long before bytes or time ask for one.
+func TestCheckpointThatTheDeviceWants(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a")
+	var tap *tapDevice
+	c.wrap = func(_ string, dev blockstore.Device) blockstore.Device {
+		tap = &tapDevice{Device: dev}
+		return tap
+	}
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 1, 'A', 1)
+	if index, _ := tap.Meta(); index != 0 {
+		t.Fatal("a checkpoint is there already, at", index)
+	}
+	tap.wants.Store(true)
+	w.write(7, 1, 1, 'A', 1)
+	c.eventually("a checkpoint", func() bool { index, _ := tap.Meta(); return index > 0 })
+}
+
 func TestLeaderLossLosesNothingAndDoesNothingTwice(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "a", "b", "c")
