@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -72,6 +73,17 @@ func newGroup(t testing.TB, n int) (*group, blockstore.Session) {
 	g.apply(blockstore.Command{Kind: blockstore.CmdOpenWriter, Token: ses.Token, Name: "test"})
 	g.lead(0, ses)
 	return g, ses
+}
+
+// withClient runs test in virtual time on a new group and a client of it that was told an epoch; it closes both.
+func withClient(t *testing.T, nodes int, epoch blockstore.Epoch, test func(t *testing.T, g *group, c *Client)) {
+	synctest.Test(t, func(t *testing.T) {
+		g, ses := newGroup(t, nodes)
+		defer g.stop()
+		c, end := g.client(ses, epoch, ClientOptions{})
+		defer end()
+		test(t, g, c)
+	})
 }
 
 func (r *fakeReplica) start() {

@@ -47,13 +47,9 @@ func nearestFirst(t *testing.T, g *group, c *Client) {
 }
 
 func TestReadFromNearestThenLeaderWhereItLags(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		nearestFirst(t, g, c)
-		c.SetEpoch(g.lead(1, ses)) // b leads, a is nearest
+		c.SetEpoch(g.lead(1, c.session)) // b leads, a is nearest
 		mustRead(t, c, 1)
 		if g.nodes[0].readCount() != 1 || g.nodes[1].readCount() != 0 {
 			t.Fatal("the nearest did not answer")
@@ -77,13 +73,9 @@ func TestReadFromNearestThenLeaderWhereItLags(t *testing.T) {
 }
 
 func TestDeadNearestCostsLittle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		nearestFirst(t, g, c)
-		c.SetEpoch(g.lead(1, ses))
+		c.SetEpoch(g.lead(1, c.session))
 		mustRead(t, c, 1)
 		// It hangs with its connection up; then it is gone.
 		g.nodes[0].set(func(r *fakeReplica) { r.hang = make(chan struct{}) })
@@ -108,11 +100,7 @@ func TestDeadNearestCostsLittle(t *testing.T) {
 }
 
 func TestReadErrors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		g.nodes[0].set(func(r *fakeReplica) { r.readError = errors.Of(errors.KindCorrupt) })
 		mustRead(t, c, 1) // another replica has a good copy
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -131,11 +119,7 @@ func TestReadErrors(t *testing.T) {
 }
 
 func TestReadSplitsAndPresence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 1, 1, func(t *testing.T, g *group, c *Client) {
 		const n = 2*blockstore.ReadBlocksMax + 77
 		res, index, err := c.Read(t.Context(), []blockstore.ReadSpan{{VDisk: 1, Block: 10, Count: n}, {VDisk: 1, Block: 3, Count: 2}}, 1)
 		if err != nil || index == 0 || len(res) != 2 || len(res[0].Data) != n*wal.BlockSize || g.nodes[0].readCount() != 4 {
@@ -161,11 +145,7 @@ func TestReadSplitsAndPresence(t *testing.T) {
 
 // TestFollowerTakenForLeader: who asks a follower to wait is told who leads.
 func TestFollowerTakenForLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 2)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 2, 1, func(t *testing.T, g *group, c *Client) {
 		cc, err := c.cluster.Conn("b:1")
 		if err != nil {
 			t.Fatal(err)

@@ -35,11 +35,7 @@ func spoilReleased(t *testing.T, c *Client) *atomic.Int64 {
 }
 
 func TestWritesInOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		released := spoilReleased(t, c)
 		defer func() {
 			if n := released.Load(); n != 500 {
@@ -96,12 +92,8 @@ func TestLostAcknowledgementsAndLeaderChanges(t *testing.T) {
 }
 
 func TestStaleEpochWaitsForSetEpoch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
-		e := g.lead(0, ses)
+	withClient(t, 1, 1, func(t *testing.T, g *group, c *Client) {
+		e := g.lead(0, c.session)
 		var a acks
 		a.submit(c, 1)
 		a.submit(c, 2)
@@ -123,11 +115,7 @@ func TestStaleEpochWaitsForSetEpoch(t *testing.T) {
 }
 
 func TestNoEpochYet(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 0, ClientOptions{})
-		defer end()
+	withClient(t, 1, 0, func(t *testing.T, g *group, c *Client) {
 		var a acks
 		a.submit(c, 1)
 		time.Sleep(time.Minute)
@@ -141,15 +129,11 @@ func TestNoEpochYet(t *testing.T) {
 }
 
 func TestFencedSessionFailsAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 1, 1, func(t *testing.T, g *group, c *Client) {
 		var a acks
 		a.submit(c, 1)
 		a.wg.Wait()
-		g.apply(blockstore.Command{Kind: blockstore.CmdFenceWriter, Writer: ses.Writer})
+		g.apply(blockstore.Command{Kind: blockstore.CmdFenceWriter, Writer: c.session.Writer})
 		for i := uint64(2); i < 10; i++ {
 			a.submit(c, i)
 		}
@@ -188,18 +172,14 @@ func TestWrongTokenIsFinal(t *testing.T) {
 
 // TestSilentLeader: the leader stops answering (and its connection stays up), another leads.
 func TestSilentLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer g.stop()
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		var a acks
 		a.submit(c, 1)
 		a.wg.Wait()
 		g.nodes[0].set(func(r *fakeReplica) { r.hang = make(chan struct{}) })
 		a.submit(c, 2)
 		time.Sleep(100 * time.Millisecond)
-		e := g.lead(1, ses)
+		e := g.lead(1, c.session)
 		g.nodes[0].set(func(r *fakeReplica) { r.thinks = true })
 		start := time.Now()
 		// The epoch is told only later, as by a clerk that reaches the new leader itself.
@@ -215,16 +195,12 @@ func TestSilentLeader(t *testing.T) {
 // TestSilentLeaderIsLeft: the epoch was told before; the client itself must
 // notice that the leader is silent and another leads.
 func TestSilentLeaderIsLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		c, end := g.client(ses, 2, ClientOptions{})
-		defer g.stop()
-		defer end()
+	withClient(t, 3, 2, func(t *testing.T, g *group, c *Client) {
 		g.nodes[0].set(func(r *fakeReplica) { r.hang = make(chan struct{}) })
 		var a acks
 		a.submit(c, 1)
 		time.Sleep(100 * time.Millisecond)
-		g.lead(1, ses)
+		g.lead(1, c.session)
 		g.nodes[0].set(func(r *fakeReplica) { r.thinks = true })
 		start := time.Now()
 		a.wg.Wait()
@@ -236,11 +212,7 @@ func TestSilentLeaderIsLeft(t *testing.T) {
 }
 
 func TestLostQuorumKeepsRecords(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 3)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		var a acks
 		for _, r := range g.nodes {
 			r.set(func(r *fakeReplica) { r.leader, r.thinks = false, false })
@@ -255,7 +227,7 @@ func TestLostQuorumKeepsRecords(t *testing.T) {
 		if err := c.Reserve(ctx, 1); !errors.Is(err, errors.KindUnavailable) {
 			t.Fatalf("reserve without a leader: %v", err)
 		}
-		c.SetEpoch(g.lead(2, ses))
+		c.SetEpoch(g.lead(2, c.session))
 		a.wg.Wait()
 		a.check(t, g, 1)
 	})
@@ -288,11 +260,7 @@ func TestCloseFailsPending(t *testing.T) {
 
 // TestGarbageNeverReachesTheLog sends what no client sends.
 func TestGarbageNeverReachesTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 1, 1, func(t *testing.T, g *group, c *Client) {
 		cc, _, err := c.cluster.Leader(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -300,7 +268,7 @@ func TestGarbageNeverReachesTheLog(t *testing.T) {
 		before := g.nodes[0].proposals()
 		bad := record(1, 0)
 		bad[len(bad)-1] ^= 1
-		tok := ses.Token[:]
+		tok := c.session.Token[:]
 		for name, m := range map[string]*blockpb.WriteRequest{
 			"no token":   {Writer: 1, Epoch: 1, Seq: 1, Record: record(1, 0)},
 			"no writer":  {Token: tok, Epoch: 1, Seq: 1, Record: record(1, 0)},
@@ -372,11 +340,7 @@ func TestCommands(t *testing.T) {
 
 // TestOutOfTurnAcknowledgement: what a faulty server acknowledges does no harm.
 func TestOutOfTurnAcknowledgement(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, ses := newGroup(t, 1)
-		defer g.stop()
-		c, end := g.client(ses, 1, ClientOptions{})
-		defer end()
+	withClient(t, 1, 1, func(t *testing.T, g *group, c *Client) {
 		if _, ok := c.w.acked(1, 5); ok {
 			t.Fatal("a record that was never sent was acknowledged")
 		}

@@ -159,13 +159,17 @@ func (d *tapDevice) turn(a wal.Addr) {
 	d.turned = map[wal.Addr]bool{a: true}
 }
 
-func (c *cluster) tapped() map[string]*tapDevice {
+// tapped lets the devices of nodes that start from now on be tapped, each as prepare makes it.
+func (c *cluster) tapped(prepare ...func(*tapDevice)) map[string]*tapDevice {
 	taps := map[string]*tapDevice{}
 	var mu sync.Mutex
 	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
 		mu.Lock()
 		defer mu.Unlock()
 		taps[id] = &tapDevice{Device: d}
+		for _, p := range prepare {
+			p(taps[id])
+		}
 		return taps[id]
 	}
 	return taps
@@ -183,6 +187,23 @@ func (c *cluster) cutLog(w *writer) {
 			c.t.Fatal(err)
 		}
 	}
+}
+
+// leaveBehind starts the nodes, and stops one that then misses a write to each of so many virtual disks from 100 on (four
+// times 'A', from block 300 on). The log has nothing of them.
+func (c *cluster) leaveBehind(vdisks uint64) (w *writer, behind string) {
+	c.t.Helper()
+	c.startAll()
+	w = c.writer('x')
+	w.write(3, 0, 1, 'o', 1)
+	c.caughtUp(w.last)
+	behind = c.follower().id
+	c.stop(behind)
+	for i := range vdisks {
+		w.write(100+i, 300, 4, 'A', 4)
+	}
+	c.cutLog(w)
+	return w, behind
 }
 
 func TestFollowerThatMissedTooMuchCopies(t *testing.T) {
@@ -283,23 +304,8 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 	c := newCluster(t, "a", "b", "c")
 	c.limit.TrailingBytes = 1
 	c.limit.CatchUpParallel = 1
-	c.startAll()
-	w := c.writer('x')
-	w.write(3, 0, 1, 'o', 1)
-	c.caughtUp(w.last)
-	behind := c.follower().id
-	c.stop(behind)
-	for i := range 40 {
-		w.write(100+uint64(i), 300, 4, 'A', 4)
-	}
-	c.cutLog(w)
-	taps := c.tapped()
-	wrap := c.wrap
-	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
-		d = wrap(id, d)
-		taps[id].putFail.Store(20)
-		return d
-	}
+	w, behind := c.leaveBehind(40)
+	c.tapped(func(d *tapDevice) { d.putFail.Store(20) })
 	n := c.start(behind)
 	select {
 	case <-n.fatal:
@@ -310,7 +316,7 @@ func TestCopyCutShortGoesOnAtTheNextStart(t *testing.T) {
 		t.Fatalf("a half-copied replica answers reads: %v", err)
 	}
 	c.stop(behind)
-	c.wrap = wrap
+	c.wrap = nil
 	looked, err := c.open(behind, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -335,24 +341,9 @@ func TestCopyThatOutlastsTheHeldLogStartsOver(t *testing.T) {
 	c := newCluster(t, "a", "b", "c")
 	c.limit.TrailingBytes = 1
 	c.limit.HoldLogBytes = 1 << 20
-	c.startAll()
-	w := c.writer('x')
-	w.write(3, 0, 1, 'o', 1)
-	c.caughtUp(w.last)
-	behind := c.follower().id
-	c.stop(behind)
-	for i := range 10 {
-		w.write(100+uint64(i), 300, 4, 'A', 4)
-	}
-	c.cutLog(w)
-	taps := c.tapped()
+	w, behind := c.leaveBehind(10)
 	slow := make(chan struct{})
-	wrap := c.wrap
-	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
-		d = wrap(id, d)
-		taps[id].slow = slow
-		return d
-	}
+	taps := c.tapped(func(d *tapDevice) { d.slow = slow })
 	n := c.start(behind)
 	c.eventually("a copy", func() bool { return taps[behind].puts.Load() > 0 })
 	first := n.CatchUp().Manifest

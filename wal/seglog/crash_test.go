@@ -150,21 +150,34 @@ func (s *script) settle(t *testing.T, l *Log) {
 	s.model.sure, s.model.maybe = got, nil
 }
 
+// runScript opens a log and does steps of a script on it until one fails, or 30 are done; l is nil if it could not be opened.
+func runScript(o Options, seed uint64) (s *script, l *Log, err error) {
+	s = &script{rng: rand.New(rand.NewPCG(seed, 9))}
+	l, err = build("fake", o)
+	for n := 0; n < 30 && err == nil; n++ {
+		err = s.step(l)
+	}
+	return s, l, err
+}
+
+// everySite runs test for each I/O site of the script of each seed.
+func everySite(t *testing.T, seeds uint64, test func(t *testing.T, seed uint64, at int)) {
+	for seed := range seeds {
+		sites := crashRun(t, seed, 0, 0)
+		for at := 1; at <= sites; at++ {
+			t.Run(fmt.Sprintf("%d/%d", seed, at), func(t *testing.T) { test(t, seed, at) })
+		}
+	}
+}
+
 // crashRun runs a script, crashing at I/O site `at` (0: never), reopens with a
 // second crash within recovery at site `again`, and goes on for a while. It returns the sites seen.
 func crashRun(t *testing.T, seed uint64, at, again int) (sites int) {
 	t.Helper()
 	d := newFakeDisk(seed*1_000_003 + uint64(at)*31 + uint64(again))
 	o := crashOptions(d, seed)
-	s := &script{rng: rand.New(rand.NewPCG(seed, 9))}
 	d.crashAt = at
-	l, err := build("fake", o)
-	for range 30 {
-		if err != nil {
-			break
-		}
-		err = s.step(l)
-	}
+	s, l, err := runScript(o, seed)
 	sites = d.site
 	if err != nil && !stderrors.Is(err, errPower) {
 		t.Fatalf("unexpected: %v", err)
@@ -204,26 +217,14 @@ func crashRun(t *testing.T, seed uint64, at, again int) (sites int) {
 // TestKillEverywhere kills the process at every I/O site; the log is reopened, and then the power fails: what
 // the reopened log showed must still be there, though the killed process never synced it.
 func TestKillEverywhere(t *testing.T) {
-	for seed := range uint64(6) {
-		sites := crashRun(t, seed, 0, 0)
-		for at := 1; at <= sites; at++ {
-			t.Run(fmt.Sprintf("%d/%d", seed, at), func(t *testing.T) { killRun(t, seed, at) })
-		}
-	}
+	everySite(t, 6, killRun)
 }
 
 func killRun(t *testing.T, seed uint64, at int) {
 	d := newFakeDisk(seed*31 + uint64(at))
 	o := crashOptions(d, seed)
-	s := &script{rng: rand.New(rand.NewPCG(seed, 9))}
 	d.crashAt = at
-	l, err := build("fake", o)
-	for range 30 {
-		if err != nil {
-			break
-		}
-		err = s.step(l)
-	}
+	s, l, _ := runScript(o, seed)
 	if l != nil {
 		l.Close()
 	}
@@ -250,37 +251,20 @@ func TestCrashEverywhere(t *testing.T) {
 	if testing.Short() {
 		seeds = 6
 	}
-	for seed := range seeds {
-		sites := crashRun(t, seed, 0, 0)
-		for at := 1; at <= sites; at++ {
-			t.Run(fmt.Sprintf("%d/%d", seed, at), func(t *testing.T) { crashRun(t, seed, at, (at*7)%11) })
-		}
-	}
+	everySite(t, seeds, func(t *testing.T, seed uint64, at int) { crashRun(t, seed, at, (at*7)%11) })
 }
 
 // TestFailEverywhere fails every I/O site once, without a crash: the call fails or the
 // failure was harmless (a spare), the log is dead afterwards, and a reopened one is right.
 func TestFailEverywhere(t *testing.T) {
-	for seed := range uint64(6) {
-		sites := crashRun(t, seed, 0, 0)
-		for at := 1; at <= sites; at++ {
-			t.Run(fmt.Sprintf("%d/%d", seed, at), func(t *testing.T) { failRun(t, seed, at) })
-		}
-	}
+	everySite(t, 6, failRun)
 }
 
 func failRun(t *testing.T, seed uint64, at int) {
 	d := newFakeDisk(seed*77 + uint64(at))
 	o := crashOptions(d, seed)
-	s := &script{rng: rand.New(rand.NewPCG(seed, 9))}
 	d.failAt = at
-	l, err := build("fake", o)
-	for range 30 {
-		if err != nil {
-			break
-		}
-		err = s.step(l)
-	}
+	s, l, err := runScript(o, seed)
 	if err != nil && !stderrors.Is(err, errInjected) {
 		t.Fatal(err)
 	}
