@@ -261,27 +261,8 @@ func waitingLocks(a, b *process) {
 // TestTimers: a program with an interval timer sees no EINTR from stat, open, read, mkdir or rename, as on a local file system.
 func TestTimers(t *testing.T) {
 	m := harness.Start(t, harness.Options{}).Mount()
-	// A C library's signal handler without SA_RESTART is what is hard to get from Go: python has none of its own.
-	script := `
-import os, signal, sys, time, errno
+	out, err := harness.UnderTimer(500*time.Microsecond, `
 os.chdir(sys.argv[1])
-ticks = 0
-def tick(*a):
-    global ticks
-    ticks += 1
-signal.signal(signal.SIGALRM, tick)
-signal.siginterrupt(signal.SIGALRM, True)
-signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-def call(name, *args):
-    ctypes.set_errno(0)
-    r = getattr(libc, name)(*args)
-    if r < 0:
-        e = ctypes.get_errno()
-        print(name, errno.errorcode.get(e, e))
-        sys.exit(1)
-    return r
 end = time.monotonic() + 4
 buf = ctypes.create_string_buffer(65536)
 n = 0
@@ -299,13 +280,12 @@ while time.monotonic() < end:
     call("rename", name, b"d/x")
     call("unlink", b"d/x")
     call("rmdir", b"d")
-signal.setitimer(signal.ITIMER_REAL, 0)
 print("rounds", n, "ticks", ticks)
-sys.exit(0 if n > 20 and ticks > 100 else 2)
-`
-	out, err := exec.Command("python3", "-c", script, m.Dir).CombinedOutput()
+if n <= 20 or ticks <= 100:
+    sys.exit("too few")
+`, m.Dir)
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatal(err)
 	}
 	t.Logf("%s", out)
 }

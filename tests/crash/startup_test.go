@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"dfs/internal/pagemem"
 	"dfs/tests/harness"
 )
 
@@ -41,7 +42,7 @@ func TestStartWithLongLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.ReadAt(harness.AlignedBuffer(4096), 0); err != nil {
+	if _, err := f.ReadAt(pagemem.Make(4096), 0); err != nil {
 		t.Fatalf("the first read after the start: %v", err)
 	}
 	t.Logf("%d MiB of log; first read %v after the start", before.Details.LogBytes>>20, time.Since(begun))

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
-	"unsafe"
 )
 
 // WriteRandom writes size random bytes, which depend on name and seed alone, to a new file, fsyncs it and returns the SHA-256.
@@ -37,11 +36,4 @@ func WriteRandom(t testing.TB, path, name string, seed uint64, size int64) strin
 		t.Fatalf("writing %s: %v", path, err)
 	}
 	return hex.EncodeToString(h.Sum(nil))
-}
-
-// AlignedBuffer is memory that O_DIRECT takes.
-func AlignedBuffer(n int) []byte {
-	b := make([]byte, n+4096)
-	skip := (4096 - int(uintptr(unsafe.Pointer(&b[0]))%4096)) % 4096
-	return b[skip : skip+n]
 }

@@ -2,10 +2,7 @@ package hostile
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -79,26 +76,9 @@ func TestOneWayCut(t *testing.T) {
 	c.Check()
 }
 
-// underTimer uses a file of a mount that answers late, while a timer's signal comes every millisecond, whose handler does not ask for calls
-// to be restarted: none may fail with EINTR, as none does on a local file system.
+// underTimer uses a file of a mount that answers late: no call may fail with EINTR.
 func underTimer(path, moved string) error {
-	script := `
-import ctypes, errno, os, signal, sys
-libc = ctypes.CDLL(None, use_errno=True)
-ticks = 0
-def tick(*a):
-    global ticks
-    ticks += 1
-signal.signal(signal.SIGALRM, tick)
-signal.siginterrupt(signal.SIGALRM, True)
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-def call(name, *args):
-    ctypes.set_errno(0)
-    r = getattr(libc, name)(*args)
-    if r < 0:
-        print(name, errno.errorcode.get(ctypes.get_errno()))
-        sys.exit(1)
-    return r
+	_, err := harness.UnderTimer(time.Millisecond, `
 path, moved = sys.argv[1].encode(), sys.argv[2].encode()
 call("access", path, 4)
 fd = call("open", path, os.O_RDWR)
@@ -106,12 +86,6 @@ call("read", fd, ctypes.create_string_buffer(10), 10)
 call("rename", path, moved)
 call("rename", moved, path)
 call("close", fd)
-signal.setitimer(signal.ITIMER_REAL, 0)
-sys.exit(0 if ticks > 0 else "no ticks") # python runs its handler between calls, the kernel interrupts in them
-`
-	out, err := exec.Command("python3", "-c", script, path, moved).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.TrimSpace(string(out)), err)
-	}
-	return nil
+`, path, moved) // python runs its handler between calls, the kernel interrupts in them
+	return err
 }
