@@ -8,6 +8,7 @@ import (
 	"dfs/blockstore"
 	"dfs/internal/crc"
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 	"dfs/wal"
 )
 
@@ -310,7 +311,7 @@ func (d *Device) stage(c *chunk, slot int, r *wal.Range) error {
 		return nil
 	}
 	if b.arena == nil {
-		b.arena = alignedBuffer(largeBlocks * blockSize)
+		b.arena = pagemem.Make(largeBlocks * blockSize)
 	}
 	own := b.arena[slot*blockSize : (slot+1)*blockSize]
 	switch {

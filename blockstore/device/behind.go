@@ -109,7 +109,7 @@ func (b *behind) buffer() []byte {
 	if b.memory != nil {
 		return b.memory[(b.made-1)*behindSize : b.made*behindSize : b.made*behindSize]
 	}
-	return alignedBuffer(behindSize)
+	return pagemem.Make(behindSize)
 }
 
 // drop gives the buffers' memory back; none is in use any more.

@@ -12,6 +12,7 @@ import (
 	"dfs/blockstore"
 	"dfs/internal/crc"
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 	"dfs/wal"
 )
 
@@ -171,8 +172,8 @@ func TestHostErrors(t *testing.T) {
 	of := f.(*osFile)
 	_ = f.close()
 	for name, err := range map[string]error{
-		"read": f.readAt(make([]byte, 10), 0), "write": f.writeAt([][]byte{{1}}, 0), "vector": f.writeAt([][]byte{{1}, {2}}, 0), "long": f.writeLong(alignedBuffer(blockSize), 0),
-		"punch": f.punch(0, 10), "size": second(f.size()), "grow": f.grow(10), "sync": f.sync(), "used": second(f.used()), "medium": of.readMedium(alignedBuffer(blockSize), 0),
+		"read": f.readAt(make([]byte, 10), 0), "write": f.writeAt([][]byte{{1}}, 0), "vector": f.writeAt([][]byte{{1}, {2}}, 0), "long": f.writeLong(pagemem.Make(blockSize), 0),
+		"punch": f.punch(0, 10), "size": second(f.size()), "grow": f.grow(10), "sync": f.sync(), "used": second(f.used()), "medium": of.readMedium(pagemem.Make(blockSize), 0),
 		"close": f.close(),
 	} {
 		if err == nil {

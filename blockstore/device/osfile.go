@@ -174,9 +174,6 @@ func (o *osFile) close() error {
 	return err
 }
 
-// alignedBuffer returns n bytes on a block boundary.
-func alignedBuffer(n int) []byte { return pagemem.Make(n) }
-
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

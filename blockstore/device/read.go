@@ -7,6 +7,7 @@ import (
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/internal/pagemem"
 	"dfs/wal"
 )
 
@@ -247,7 +248,7 @@ func (d *Device) readChunk(id blockstore.ChunkID, medium bool) (blockstore.Chunk
 		return blockstore.ChunkData{}, nil, errors.New(errors.KindInvalid, "device: there is no chunk %d", id.Chunk)
 	}
 	n := chunkBlocks(id.Chunk)
-	buf := alignedBuffer(n * blockSize)
+	buf := pagemem.Make(n * blockSize)
 	v, err := d.readView(piece{id: id, hi: n}, buf, medium)
 	if err != nil {
 		return blockstore.ChunkData{}, nil, err
