@@ -7,7 +7,7 @@ BIN := $(CURDIR)/bin/dfs
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PKG ?= ./...
 
-.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak spec errcover clean
+.PHONY: build demo demo-mount demo-stop demo-clean test lint bench soak repeat spec errcover clean
 
 build: ## build bin/dfs
 	@set -e; go=$$(scripts/setup.sh build | tail -n 1); mkdir -p bin; \
@@ -38,6 +38,9 @@ bench: build ## the figures of docs/performance.md
 
 soak: ## the long forms of the tests (MINUTES=30; WORLDS=1 clusters under faults side by side); counts add up in docs/soak-results.json
 	@set -e; go=$$(scripts/setup.sh test | tail -n 1); scripts/soak.sh $$go $${MINUTES:-30} $${WORLDS:-1}
+
+repeat: ## the fault and concurrency packages TIMES=20 times in a row, each noted in docs/repeats.txt
+	@set -e; go=$$(scripts/setup.sh test | tail -n 1); scripts/repeat.sh $$go $${TIMES:-20}
 
 spec: ## the lease and fencing protocol as a model, checked exhaustively (spec/README.md)
 	@set -e; scripts/setup.sh spec >/dev/null; spec/check.sh
