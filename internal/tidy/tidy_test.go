@@ -308,7 +308,16 @@ func TestNoMachine(t *testing.T) {
 	for _, s := range sources(t) {
 		check(s.path, s.text)
 	}
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "Makefile", "scripts/*"} {
+	for path, text := range documents(t, "*.md", "docs/*.md", "docs/*/*.md", "Makefile", "scripts/*") {
+		check(path, text)
+	}
+}
+
+// documents reads what patterns from the root match.
+func documents(t *testing.T, patterns ...string) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	for _, pattern := range patterns {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -318,29 +327,23 @@ func TestNoMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			check(p, string(b))
+			texts[p] = string(b)
 		}
 	}
+	if len(texts) == 0 {
+		t.Fatalf("nothing is like %q", patterns)
+	}
+	return texts
 }
 
 var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 
 // TestLinks: what a document links to inside the tree is there.
 func TestLinks(t *testing.T) {
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
-		paths, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range paths {
-			b, err := os.ReadFile(p)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range link.FindAllStringSubmatch(string(b), -1) {
-				if _, err := os.Stat(filepath.Join(filepath.Dir(p), m[1])); err != nil {
-					t.Errorf("%s links to %s, which is not there", p, m[1])
-				}
+	for p, text := range documents(t, "*.md", "docs/*.md", "docs/*/*.md") {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(p), m[1])); err != nil {
+				t.Errorf("%s links to %s, which is not there", p, m[1])
 			}
 		}
 	}
