@@ -15,31 +15,50 @@ import (
 //     but /proc does, of a task that waits for an answer (caller.go). Where it may not be read all is as it would be without this.
 //   - The kernel begins again once in a call: a second ESTALE would reach the program. So in the second pass none is given. It looks up
 //     other names first, the old one at least, and ends with the new one, or with one that is missing, or with the RENAME.
-//   - Where the kernel has an entry of that name, the LOOKUP revalidates it: any error only has it forget the entry and look up
-//     again at once. It is that LOOKUP, of the same name, that must be answered with ESTALE as well.
+//   - Where the old name may have changed in the second pass as well, the new one, unless it is a directory's or to be exchanged, is said to be missing:
+//     the kernel then knows of nothing that it could answer by itself, and asks for the RENAME, which is right whatever there is.
+//   - Where the kernel has an entry of that name, the LOOKUP revalidates it: any error, another inode, or none, only has it forget the entry and look up
+//     again at once. That LOOKUP, of the same name, must be answered with ESTALE as well; and the old name is the one before both.
 const (
 	// tasksMax bounds the tasks remembered.
 	tasksMax = 1 << 12
-	// tookFor is how long after a revoke a task may have gone on with a name that the kernel had, until its next LOOKUP begins.
-	tookFor = 50 * time.Millisecond
+	// tookFor is how long after a revoke, or a time without a lease, a task may have gone on with a name that the kernel had, until its next LOOKUP
+	// begins: it may have had to wait for a processor. (A time in which this process did not run is none: conn.awake.)
+	tookFor = 10 * time.Second
 )
 
-// passes remembers the last LOOKUP of each task.
+// passes remembers the last LOOKUPs of each task.
 type passes struct {
-	mu      sync.Mutex
-	tasks   map[uint32]task
-	renames func(pid uint32, name string) bool // tells whether a task is in a rename to name
+	mu     sync.Mutex
+	tasks  map[uint32]task
+	lapsed time.Time                                  // when there was last seen to be no lease
+	call   func(pid uint32, name string) (how rename) // what a task is in
 }
+
+// rename is what a task that waits for an answer is in.
+type rename uint8
+
+const (
+	noRename rename = iota // as far as is known
+	moves                  // a rename to the name
+	exchanges
+)
+
+// verdict is how a LOOKUP that found a name is answered.
+type verdict uint8
+
+const (
+	tell  verdict = iota // with what was found
+	stale                // with ESTALE
+	hide                 // as if nothing had been found
+)
 
 // task is what is known of a task that looks names up.
 type task struct {
-	last  entryName // the name looked up last
-	mark  uint64    // ledger mark of that
-	sure  bool      // no revoke of its directory was under way
-	until time.Time // when the lease of that time ends
-	child uint64    // the directory that was found; 0: none
-	pass  pass
-	to    entryName // the name whose LOOKUP was answered with ESTALE
+	last, before looked // the name looked up last, and the one before that was another
+	pass         pass
+	to           entryName // the name whose LOOKUP was answered with ESTALE
+	hidden       uint64    // the inode that was found there, and not told
 }
 
 // pass says where in a rename a task is.
@@ -53,45 +72,79 @@ const (
 	ending              // and then to again
 )
 
-func newPasses() *passes { return &passes{tasks: map[uint32]task{}, renames: renamesTo} }
+func newPasses() *passes { return &passes{tasks: map[uint32]task{}, call: renameOf} }
 
-// looked is a LOOKUP that found a name.
+// looked is a LOOKUP.
 type looked struct {
 	entryName
+	since  time.Time     // it began
+	lease  time.Duration // left then
+	mark   uint64        // ledger mark of that
 	sure   bool          // no revoke of the directory was under way
-	lapsed bool          // there was no lease when it began
-	left   time.Duration // of the lease
-	child  uint64        // the directory that was found; 0: none
+	until  time.Time     // when the lease at its end ends
+	ino    uint64        // what was found; 0: nothing
+	folder bool          // which is a directory
 }
 
-// there notes a LOOKUP that found a name, and reports whether it is to be answered with ESTALE.
-func (p *passes) there(r *inflight, l *ledger, n looked) bool {
-	pid := r.caller.PID
+// changed reports whether what a LOOKUP said may have been changed by others until now.
+func (n *looked) changed(l *ledger, now time.Time) bool {
+	return n.name != "" && (!n.sure || now.After(n.until) || l.changedSince(n.dir, n.mark))
+}
+
+// answer notes a LOOKUP, and says how it is to be answered.
+func (p *passes) answer(pid uint32, l *ledger, n looked) verdict {
 	if pid == 0 {
-		return false // of another name space
+		return tell // of another name space
 	}
 	now := time.Now()
 	p.mu.Lock()
-	t, known := p.tasks[pid]
-	p.mu.Unlock()
-	again := t.goOn(n.entryName)
-	if t.pass == first {
-		// The old name is the one that was looked up before, or the kernel had it, and has lost it since.
-		suspect := n.lapsed || l.tookNames(r.since.Add(-tookFor)) ||
-			known && t.last != n.entryName && (!t.sure || now.After(t.until) || l.changedSince(t.last.dir, t.mark))
-		if again = suspect && p.renames(pid, n.name); again {
-			t.pass, t.to = refused, n.entryName
-		}
+	t := p.tasks[pid]
+	if n.lease <= 0 || now.Sub(n.since) > n.lease {
+		p.lapsed = now
 	}
-	t.last, t.mark, t.sure, t.until = n.entryName, r.mark, n.sure, now.Add(n.left)
-	t.child = n.child
+	// The kernel may have gone on with an old name that it had, and has lost since.
+	had := p.lapsed.After(n.since.Add(-tookFor)) || l.tookNames(n.since.Add(-tookFor))
+	p.mu.Unlock()
+	if t.last.entryName != n.entryName {
+		t.before = t.last
+	}
+	t.last = n
+	v := tell
+	if n.ino == 0 {
+		t.missing(n.entryName)
+	} else {
+		v = p.found(pid, &t, had, t.before.changed(l, now))
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !known && len(p.tasks) >= tasksMax {
+	if _, known := p.tasks[pid]; !known && len(p.tasks) >= tasksMax {
 		clear(p.tasks) // most of them have ended long ago
 	}
 	p.tasks[pid] = t
-	return again
+	return v
+}
+
+// found takes a task on with its last LOOKUP, which found something. The old name was one that the kernel had, and may have lost (had), or the
+// one looked up before, which may have changed.
+func (p *passes) found(pid uint32, t *task, had, changed bool) verdict {
+	n := &t.last
+	was := t.pass
+	switch again := t.goOn(n.entryName); {
+	case again:
+		return stale
+	case t.pass == first:
+		if (had || changed) && p.call(pid, n.name) != noRename {
+			t.pass, t.to = refused, n.entryName
+			return stale
+		}
+	case t.pass == ending && !n.folder:
+		// At the second look it may be another call, with an old name that the kernel had.
+		if (changed || had && was == ending) && p.call(pid, n.name) == moves {
+			t.hidden = n.ino
+			return hide
+		}
+	}
+	return tell
 }
 
 // goOn takes a task to the pass that a LOOKUP of n shows it in, and reports whether that is to be answered with ESTALE as the one before was.
@@ -110,12 +163,21 @@ func (t *task) goOn(n entryName) (again bool) {
 	return false
 }
 
+// missing takes a task on with a LOOKUP of n that found nothing: unless that is the new name, it ends the call.
+func (t *task) missing(n entryName) {
+	if t.to == n && (t.pass == second || t.pass == ending) {
+		t.pass = ending
+	} else {
+		t.pass = first
+	}
+}
+
 // takes is the directory for which the kernel of a task takes n, if that is not its second pass.
 func (p *passes) takes(pid uint32, n entryName) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t := p.tasks[pid]; t.last == n && t.pass == first {
-		return t.child
+	if t := p.tasks[pid]; t.last.entryName == n && t.last.folder && t.pass == first {
+		return t.last.ino
 	}
 	return 0
 }
@@ -127,9 +189,14 @@ func (p *passes) stale(pid uint32, n entryName, in pass) {
 	p.tasks[pid] = task{pass: in, to: n}
 }
 
-// over notes that a task is at the end of a pass: it is told that a name is missing, or asks for the RENAME.
-func (p *passes) over(pid uint32) {
+// over notes that a task is at the end of a call, with its last request about n, and returns the inode that was found there and that its kernel was
+// not told of; 0: none.
+func (p *passes) over(pid uint32, n entryName) (hidden uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if t := p.tasks[pid]; t.to == n {
+		hidden = t.hidden
+	}
 	delete(p.tasks, pid)
+	return hidden
 }

@@ -10,39 +10,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callLooks bounds how often a task is looked at until it waits.
-const callLooks = 10
+// A task is looked at until it waits, first after callPauseMin, later at most every callPauseMax, for callLook at most. One that has asked and does not
+// wait yet has no processor: it could do nothing with an answer.
+const (
+	callPauseMin = 20 * time.Microsecond
+	callPauseMax = time.Millisecond
+	callLook     = 2 * time.Second
+)
 
-// renamesTo reports whether a task, which waits for an answer, is in a rename whose new name is name, as far as
+// renameOf tells whether a task, which waits for an answer, is in a rename whose new name is name, as far as
 // this process may know: that takes the right to trace it.
-func renamesTo(pid uint32, name string) bool {
+func renameOf(pid uint32, name string) rename {
+	call, args, ok := callOf(pid)
+	if !ok {
+		return noRename
+	}
+	at, how := args[3], moves
+	switch call {
+	case renameCall:
+		at = args[1]
+	case unix.SYS_RENAMEAT:
+	case unix.SYS_RENAMEAT2:
+		if args[4]&unix.RENAME_EXCHANGE != 0 {
+			how = exchanges
+		}
+	default:
+		return noRename
+	}
+	to := strings.TrimRight(stringOf(pid, at), "/")
+	if to[strings.LastIndexByte(to, '/')+1:] != name {
+		return noRename
+	}
+	return how
+}
+
+// callOf is the system call that a task waits in.
+func callOf(pid uint32) (call int, args [5]uint64, ok bool) {
 	path := fmt.Sprintf("/proc/%d/syscall", pid)
-	for range callLooks {
+	began, pause := time.Now(), callPauseMin
+	for {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return false
+			return 0, args, false
 		}
-		if bytes.HasPrefix(text, []byte("running")) { // it is just about to wait
-			time.Sleep(20 * time.Microsecond)
-			continue
+		if !bytes.HasPrefix(text, []byte("running")) {
+			n, _ := fmt.Sscanf(string(text), "%d 0x%x 0x%x 0x%x 0x%x 0x%x", &call, &args[0], &args[1], &args[2], &args[3], &args[4])
+			return call, args, n == 6
 		}
-		var call int
-		var args [4]uint64
-		if n, _ := fmt.Sscanf(string(text), "%d 0x%x 0x%x 0x%x 0x%x", &call, &args[0], &args[1], &args[2], &args[3]); n < 5 {
-			return false
+		if time.Since(began) > callLook {
+			return 0, args, false
 		}
-		at := args[3]
-		switch call {
-		case renameCall:
-			at = args[1]
-		case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2:
-		default:
-			return false
-		}
-		to := strings.TrimRight(stringOf(pid, at), "/")
-		return to[strings.LastIndexByte(to, '/')+1:] == name
+		time.Sleep(pause)
+		pause = min(2*pause, callPauseMax)
 	}
-	return false
 }
 
 // stringOf reads a path from the memory of a task; "" if that cannot be.

@@ -65,6 +65,7 @@ type dirNames struct {
 	until  map[string]time.Time // when the kernel's copy runs out by itself, but for the answer's way
 	looked time.Time            // when a LOOKUP was last answered with a timeout
 	quiet  time.Time            // nothing is handed out with a timeout before
+	held   time.Time            // when all that was ever handed out runs out
 	drop   uint64               // value of drops at its last drop
 }
 
@@ -146,6 +147,7 @@ func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup 
 		l.count++
 	}
 	d.until[name] = now.Add(ttl)
+	d.holds(d.until[name])
 	if lookup {
 		d.looked = now
 	}
@@ -250,7 +252,7 @@ func (l *ledger) take(dir uint64) taken {
 		return taken{}
 	}
 	d.drop = l.drops
-	if len(d.until) > 0 {
+	if d.held.Add(arrivalSlack + tookFor).After(now) {
 		l.took = now
 	}
 	t := taken{looked: d.looked}
@@ -351,6 +353,20 @@ func (l *ledger) noteUntil(n entryName, until time.Time) {
 	}
 	if until.After(old) {
 		d.until[n.name] = until
+		d.holds(until)
+	}
+}
+
+// lost notes that names may just have been lost whatever is remembered of them.
+func (l *ledger) lost() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.took = time.Now()
+}
+
+func (d *dirNames) holds(until time.Time) {
+	if until.After(d.held) {
+		d.held = until
 	}
 }
 
@@ -365,7 +381,7 @@ func (l *ledger) sweep(now time.Time) {
 				l.count--
 			}
 		}
-		if len(d.until) == 0 && !d.quiet.After(now) {
+		if len(d.until) == 0 && !d.quiet.After(now) && !d.held.Add(arrivalSlack+tookFor).After(now) {
 			delete(l.dirs, dir)
 		}
 	}

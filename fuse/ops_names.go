@@ -1,6 +1,8 @@
 package fuse
 
 import (
+	"time"
+
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -29,12 +31,13 @@ func (c *conn) creating(r *inflight, mask uint32) *fs.Caller {
 func (c *conn) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
 	r := c.begin(cancel, h, opLookup)
 	defer c.end(r)
-	lapsed := c.fs.LeaseLeft() <= 0
+	lease := c.fs.LeaseLeft()
 	e, err := c.fs.Lookup(r, &r.caller, fs.Ino(h.NodeId), name)
-	if err != nil {
-		c.passes.over(h.Pid)
-	} else if c.passes.there(r, c.names, looked{entryName{h.NodeId, name}, e.NameCacheable, lapsed, c.fs.LeaseLeft(), directoryIn(&e)}) {
+	switch c.passes.answer(h.Pid, c.names, c.lookedUp(r, name, &e, err, lease)) {
+	case stale:
 		return gofuse.Status(unix.ESTALE)
+	case hide:
+		return gofuse.ENOENT
 	}
 	if errors.Is(err, errors.KindNotExist) && e.NameCacheable {
 		out.SetEntryTimeout(c.names.offer(r.mark, h.NodeId, name, c.ttl(), true)) // a negative entry: node id 0
@@ -96,7 +99,7 @@ func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) go
 	defer c.end(r)
 	at := entryName{h.NodeId, name}
 	r.caller.Takes = fs.Ino(c.passes.takes(h.Pid, at))
-	c.passes.over(h.Pid)
+	c.passes.over(h.Pid, at)
 	err := c.fs.Rmdir(r, &r.caller, fs.Ino(h.NodeId), name)
 	if r.caller.Takes != 0 && errors.Is(err, errors.KindStale) {
 		c.passes.stale(h.Pid, at, ending)
@@ -104,12 +107,13 @@ func (c *conn) Rmdir(cancel <-chan struct{}, h *gofuse.InHeader, name string) go
 	return c.status(r, err)
 }
 
-// directoryIn is the inode number of a directory, or 0.
-func directoryIn(e *fs.Entry) uint64 {
-	if e.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return 0
+// lookedUp is a LOOKUP that began with so much of the lease left.
+func (c *conn) lookedUp(r *inflight, name string, e *fs.Entry, err error, lease time.Duration) looked {
+	n := looked{entryName: entryName{r.ino, name}, since: r.since, lease: lease, mark: r.mark, sure: e.NameCacheable, until: time.Now().Add(c.fs.LeaseLeft())}
+	if err == nil {
+		n.ino, n.folder = uint64(e.Attr.Ino), e.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
 	}
-	return uint64(e.Attr.Ino)
+	return n
 }
 
 func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newName string) gofuse.Status {
@@ -119,13 +123,17 @@ func (c *conn) Rename(cancel <-chan struct{}, in *gofuse.RenameIn, oldName, newN
 	if in.Flags&unix.RENAME_EXCHANGE == 0 {
 		r.caller.Takes = fs.Ino(c.passes.takes(in.Pid, to))
 	}
-	c.passes.over(in.Pid)
+	hidden := c.passes.over(in.Pid, to)
 	c.concerns(r, in.Newdir)
 	c.names.move(from, to, in.Flags&unix.RENAME_EXCHANGE != 0)
 	defer c.names.moved(from, to)
 	err := c.fs.Rename(r, &r.caller, fs.Ino(in.NodeId), oldName, fs.Ino(in.Newdir), newName, in.Flags)
 	if r.caller.Takes != 0 && errors.Is(err, errors.KindStale) {
 		c.passes.stale(in.Pid, to, refused)
+	}
+	if hidden != 0 && err == nil { // the kernel knows of nothing that was replaced
+		c.names.drop(hidden)
+		c.notify.invalInode(hidden, -1, 0)
 	}
 	return c.status(r, err)
 }

@@ -2,8 +2,10 @@ package fuse
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,9 +34,11 @@ type raceFS struct {
 	take func() // what a revoke of the directory does here
 	how  int    // how it shows
 	torn bool   // the other mount does so, and back, all the time
+	kind uint32 // of what is under the names; 0: files
 
 	mu     sync.Mutex
 	armed  bool // the next lookup of "to" comes after it
+	away   bool // what "to" was is found to be gone first
 	gone   bool // it was done
 	looked int
 	asked  int // RENAME and other requests that change something
@@ -44,6 +48,10 @@ func (f *raceFS) Lookup(_ context.Context, _ *fs.Caller, _ fs.Ino, name string) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looked++
+	if f.armed && f.away && name == "to" {
+		f.away = false
+		return fs.Entry{}, errors.Of(errors.KindNotExist)
+	}
 	if f.armed && name == "to" {
 		f.armed, f.gone = f.torn, true
 		if f.how == revoked {
@@ -59,6 +67,9 @@ func (f *raceFS) Lookup(_ context.Context, _ *fs.Caller, _ fs.Ino, name string) 
 	}
 	e := f.entry(ino)
 	e.NameCacheable = !f.gone && f.how != revoking
+	if f.kind != 0 {
+		e.Attr.Mode = f.kind | 0o755
+	}
 	return e, nil
 }
 
@@ -138,7 +149,7 @@ func TestRenameRace(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			f, conn, from, to := mountRace(t, false)
 			if c.blind {
-				conn.passes.renames = func(uint32, string) bool { return false } // before any request
+				conn.passes.call = func(uint32, string) rename { return noRename } // before any request
 			}
 			f.set(c.known == "to", false, revoked)
 			if c.known == "shared" {
@@ -161,20 +172,162 @@ func TestRenameRace(t *testing.T) {
 	}
 }
 
-// TestRenameTorn: where the second pass is torn as well, the program is not told ESTALE, nor in the calls that follow.
-func TestRenameTorn(t *testing.T) {
-	f, _, from, to := mountRace(t, true)
+// TestRenameLookedUpTwice: a kernel that knows the new name, but finds that it is gone, looks it up a second time in the same pass. What another
+// mount does between these two is seen, too, by the mark of the old name alone.
+func TestRenameLookedUpTwice(t *testing.T) {
+	f, conn, from, to := mountRace(t, false)
+	f.set(true, false, revoked)
+	must(t, unix.Lstat(to, new(unix.Stat_t)))
+	f.take = func() {
+		conn.names.take(1)
+		conn.names.mu.Lock()
+		defer conn.names.mu.Unlock()
+		conn.names.took = time.Time{}
+	}
 	f.set(false, true, revoked)
-	for i := range 50 {
-		if err := unix.Rename(from, to); err != nil {
-			t.Fatalf("rename %d: %v", i, err)
-		}
-		if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != syscall.EEXIST {
-			t.Fatalf("rename %d: %v", i, err)
+	f.mu.Lock()
+	f.away = true
+	f.mu.Unlock()
+	err := unix.Rename(from, to)
+	if asked, _ := f.requests(); err != syscall.ENOENT || asked != 0 {
+		t.Errorf("%v, %d RENAME requests; want %v and none", err, asked, syscall.ENOENT)
+	}
+	if f.mu.Lock(); f.away {
+		t.Error("the new name was not looked up twice")
+	}
+	f.mu.Unlock()
+}
+
+// TestRenameTorn: where the second pass is torn as well, the file server is asked, and its answer told. What it cannot be asked is answered by the
+// kernel. The program is not told ESTALE, nor in the calls that follow.
+func TestRenameTorn(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		flags uint
+		kind  uint32
+		asked bool
+		want  error
+	}{
+		{"plain", 0, 0, true, syscall.ENOENT},
+		{"noreplace", unix.RENAME_NOREPLACE, 0, true, syscall.ENOENT},
+		{"exchange", unix.RENAME_EXCHANGE, 0, false, nil},
+		{"plain, directories", 0, unix.S_IFDIR, false, nil},
+		{"noreplace, directories", unix.RENAME_NOREPLACE, unix.S_IFDIR, false, syscall.EEXIST},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			f, _, from, to := mountRace(t, true)
+			f.kind = c.kind
+			f.set(false, true, revoked)
+			for i := range 50 {
+				before, _ := f.requests()
+				err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, c.flags)
+				if asked, _ := f.requests(); err != c.want || (asked > before) != c.asked {
+					t.Fatalf("rename %d: %v, %d RENAME requests", i, err, asked-before)
+				}
+				var st unix.Stat_t
+				if err := unix.Lstat(to, &st); err != nil || st.Ino != 1005 {
+					t.Fatalf("rename %d: what was not told of is not found afterwards: inode %d, %v", i, st.Ino, err)
+				}
+			}
+			if _, lookups := f.requests(); lookups < 100 {
+				t.Errorf("%d lookups: nothing was looked up again", lookups)
+			}
+		})
+	}
+}
+
+// TestLongOnTheWay: a LOOKUP may arrive long after its task went on with an old name that the kernel had: the task had no processor, or this process
+// did not run.
+func TestLongOnTheWay(t *testing.T) {
+	at := entryName{1, "to"}
+	for what, lose := range map[string]func(l *ledger, c *conn){
+		"a revoke": func(l *ledger, _ *conn) { l.take(1) },
+		"a revoke of names that had run out meanwhile": func(l *ledger, _ *conn) {
+			l.sweep(time.Now().Add(nameTimeoutMax + 2*arrivalSlack))
+			l.take(1)
+		},
+		"no lease": func(l *ledger, c *conn) {
+			c.passes.answer(8, l, looked{entryName: entryName{1, "x"}, since: time.Now(), ino: 5})
+		},
+		"a lease that ended before the answer": func(l *ledger, c *conn) {
+			c.passes.answer(8, l, looked{entryName: entryName{1, "x"}, since: time.Now().Add(-time.Second), lease: time.Millisecond, ino: 5})
+		},
+		"a stop": func(l *ledger, c *conn) {
+			const stop = 20 * time.Second
+			l.mu.Lock()
+			l.recent[0].at, l.dirs[1].held, l.dirs[1].until = l.recent[0].at.Add(-stop), l.dirs[1].held.Add(-stop), map[string]time.Time{}
+			l.mu.Unlock()
+			c.awake(stop, false)
+			l.take(1)
+		},
+		"": func(*ledger, *conn) {},
+	} {
+		c := newConn(&fakeFS{}, newNotifier(-1, slog.New(slog.DiscardHandler)), Options{Logger: slog.New(slog.DiscardHandler), clock: bootTime})
+		c.passes.call = func(uint32, string) rename { return moves }
+		l := c.names
+		mark := l.begin()
+		l.offer(mark, 1, "from", time.Hour, true)
+		lose(l, c)
+		l.end(mark)
+		n := looked{entryName: at, since: time.Now().Add(tookFor / 2), lease: time.Hour, mark: l.begin(), sure: true, until: time.Now().Add(time.Hour), ino: 5}
+		if v := c.passes.answer(7, l, n); (v == stale) != (what != "") {
+			t.Errorf("%q: verdict %d", what, v)
 		}
 	}
-	if _, lookups := f.requests(); lookups < 250 {
-		t.Errorf("%d lookups: nothing was looked up again", lookups)
+}
+
+// TestHiddenTwice: what is not told of in the second pass is not told of when the kernel, which knows it, looks it up once more.
+func TestHiddenTwice(t *testing.T) {
+	l, p := newLedger(), newPasses()
+	p.call = func(uint32, string) rename { return moves }
+	look := func(name string) verdict {
+		mark := l.begin()
+		defer l.end(mark)
+		now := time.Now()
+		return p.answer(7, l, looked{entryName: entryName{1, name}, since: now, lease: time.Hour, mark: mark, sure: true, until: now.Add(time.Hour), ino: 5})
+	}
+	for i, step := range []struct {
+		name    string
+		changed bool // before it
+		want    verdict
+	}{
+		{"from", false, tell}, {"to", true, stale}, {"to", false, stale}, {"from", false, tell}, {"to", true, hide}, {"to", false, hide},
+		{"from", false, tell}, {"to", false, tell}, {"from", false, tell}, {"to", true, stale}, {"from", false, tell}, {"to", false, tell},
+	} {
+		if step.changed {
+			l.take(1)
+		}
+		if got := look(step.name); got != step.want {
+			t.Errorf("LOOKUP %d, of %s: verdict %d, want %d", i, step.name, got, step.want)
+		}
+	}
+	if p.over(7, entryName{1, "to"}) != 5 || len(p.tasks) != 0 {
+		t.Error("what was not told is not known at the end of the call")
+	}
+}
+
+// TestCallOfBusyTask: a task that has asked, but has no processor to begin to wait with, is waited for.
+func TestCallOfBusyTask(t *testing.T) {
+	for tries := 0; ; tries++ {
+		tid, done := make(chan int, 1), make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			tid <- unix.Gettid()
+			for began := time.Now(); time.Since(began) < 50*time.Millisecond; {
+			}
+			ts := unix.NsecToTimespec(int64(time.Second))
+			_ = unix.Nanosleep(&ts, nil)
+		}()
+		call, _, ok := callOf(uint32(<-tid))
+		<-done
+		if ok && call == unix.SYS_NANOSLEEP {
+			return
+		}
+		if call != unix.SYS_FUTEX || tries == 10 { // there the Go runtime has stopped it
+			t.Fatalf("call %d, %v", call, ok)
+		}
 	}
 }
 
@@ -202,37 +355,39 @@ func TestNoStale(t *testing.T) {
 	}
 }
 
-// TestRenamesTo: what a task that waits for a LOOKUP of "to" is in.
-func TestRenamesTo(t *testing.T) {
+// TestRenameOf: what a task that waits for a LOOKUP of "to" is in.
+func TestRenameOf(t *testing.T) {
 	f, conn, from, to := mountRace(t, false)
-	var got atomic.Bool
-	conn.passes.renames = func(pid uint32, name string) bool {
-		got.Store(name == "to" && renamesTo(pid, name))
-		return false
+	var got atomic.Uint32
+	conn.passes.call = func(pid uint32, name string) rename {
+		if name == "to" {
+			got.Store(uint32(renameOf(pid, name)))
+		}
+		return noRename
 	}
 	at := func(flags uint) error { return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags) }
 	for _, c := range []struct {
 		what string
 		call func() error
-		want bool
+		want rename
 	}{
-		{"rename", func() error { return unix.Rename(from, to) }, true},
-		{"rename with a slash", func() error { return unix.Rename(from, to+"//") }, true},
-		{"renameat2", func() error { return at(0) }, true},
-		{"renameat2 exchange", func() error { return at(unix.RENAME_EXCHANGE) }, true},
-		{"stat", func() error { return unix.Lstat(to, new(unix.Stat_t)) }, false},
-		{"rename of to", func() error { return unix.Rename(to, from+"other") }, false},
-		{"mkdir", func() error { return unix.Mkdir(to, 0o777) }, false},
+		{"rename", func() error { return unix.Rename(from, to) }, moves},
+		{"rename with a slash", func() error { return unix.Rename(from, to+"//") }, moves},
+		{"renameat2", func() error { return at(0) }, moves},
+		{"renameat2 exchange", func() error { return at(unix.RENAME_EXCHANGE) }, exchanges},
+		{"stat", func() error { return unix.Lstat(to, new(unix.Stat_t)) }, noRename},
+		{"rename of to", func() error { return unix.Rename(to, from+"other") }, noRename},
+		{"mkdir", func() error { return unix.Mkdir(to, 0o777) }, noRename},
 	} {
 		f.set(false, false, revoked)
 		must(t, unix.Lstat(from, new(unix.Stat_t)))
 		f.set(false, true, revoked)
-		got.Store(false)
-		if _ = c.call(); got.Load() != c.want {
+		got.Store(uint32(noRename))
+		if _ = c.call(); rename(got.Load()) != c.want {
 			t.Errorf("%s: %v", c.what, got.Load())
 		}
 	}
-	if renamesTo(uint32(os.Getpid()), "to") {
+	if renameOf(uint32(os.Getpid()), "to") != noRename {
 		t.Error("this process renames nothing")
 	}
 	long := make([]byte, 3*4096)

@@ -75,6 +75,7 @@ func (c *conn) lookForSleep() {
 // dropped now, and again when they have arrived. If the machine was suspended, the kernel's timeouts stood still while the lease ran
 // on: all that it was ever told is dropped.
 func (c *conn) awake(gap time.Duration, suspended bool) {
+	c.names.lost() // requests may have waited all that time
 	c.log.Warn("fuse: this process did not run for a while; what the kernel was told last is dropped", "for", gap.Round(time.Millisecond), "suspended", suspended)
 	var inos, dirs map[uint64]bool
 	if suspended {
