@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,18 +45,18 @@ func renameOf(pid uint32, name string) rename {
 	return how
 }
 
-// callOf is the system call that a task waits in.
+// callOf is the system call that a task waits in, with its first arguments.
 func callOf(pid uint32) (call int, args [5]uint64, ok bool) {
 	path := fmt.Sprintf("/proc/%d/syscall", pid)
+	var buf [256]byte
 	began, pause := time.Now(), callPauseMin
 	for {
-		text, err := os.ReadFile(path)
+		text, err := readOnce(path, buf[:])
 		if err != nil {
 			return 0, args, false
 		}
-		if !bytes.HasPrefix(text, []byte("running")) {
-			n, _ := fmt.Sscanf(string(text), "%d 0x%x 0x%x 0x%x 0x%x 0x%x", &call, &args[0], &args[1], &args[2], &args[3], &args[4])
-			return call, args, n == 6
+		if string(text) != "running\n" {
+			return parseCall(string(text))
 		}
 		if time.Since(began) > callLook {
 			return 0, args, false
@@ -63,6 +64,30 @@ func callOf(pid uint32) (call int, args [5]uint64, ok bool) {
 		time.Sleep(pause)
 		pause = min(2*pause, callPauseMax)
 	}
+}
+
+func parseCall(text string) (call int, args [5]uint64, ok bool) {
+	word, rest, _ := strings.Cut(text, " ")
+	call, err := strconv.Atoi(word)
+	for i := range args {
+		word, rest, _ = strings.Cut(rest, " ")
+		var bad error
+		if args[i], bad = strconv.ParseUint(word, 0, 64); bad != nil {
+			err = bad
+		}
+	}
+	return call, args, err == nil
+}
+
+// readOnce reads a small file of /proc with three system calls: a LOOKUP waits for it.
+func readOnce(path string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	n, err := unix.Read(fd, buf)
+	return buf[:max(n, 0)], err
 }
 
 // stringOf reads a path from the memory of a task; "" if that cannot be.
