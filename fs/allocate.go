@@ -37,6 +37,7 @@ func (s *Server) Allocate(ctx context.Context, id Handle, off, length uint64, mo
 			return err
 		}
 		return ss.do1(ctx, exclusive(h.ino), func(n *node) error {
+			defer n.rv.settle()
 			in, err := ss.load(ctx, n)
 			if err != nil {
 				return err

@@ -204,6 +204,7 @@ func (s *Server) SetAttr(ctx context.Context, c *Caller, ino Ino, h Handle, a Se
 // setAttr makes the change of SetAttr.
 func (ss *session) setAttr(ctx context.Context, c *Caller, n *node, a SetAttr) error {
 	if a.Size != nil {
+		defer n.rv.settle()
 		return ss.truncate(ctx, n, *a.Size, completion{state: layout.ClientDone}, func(t *tx, _ *layout.Inode) error { return ss.applyAttr(ctx, c, t, n, a) })
 	}
 	t := ss.newTx()

@@ -20,6 +20,10 @@ import (
 
 // fillRecent is how long before a write through the page cache arrives it may have been sent. (It leaves a page behind, whose drop costs a
 // fill; a write past the pages has dropped them anyway, so it drops them again however long ago they were filled.)
+//
+// The kernel has the inode locked from before it sends such a write, a truncation or an allocation until that is answered. So a write was not sent before
+// the last of those was done, either (settle): else one to a page that a truncation has dropped since it was filled, and that the write itself holds
+// now, would look for it in vain, for settleLimit.
 const fillRecent = 100 * time.Millisecond
 
 // settleLimit bounds a drop for a write that may hold the page itself. Then it is not up to date.
@@ -62,16 +66,28 @@ func (rv *revocation) fillGrace() {
 type pendingWrite struct {
 	span
 	at   time.Time // when it came
+	sent time.Time // not before that, if through the page cache
 	done chan struct{}
 }
 
 // early reports whether a fill that began at t was done before the write, if through the page cache, can have been sent.
-func (w *pendingWrite) early(t time.Time) bool { return t.Before(w.at.Add(-fillRecent)) }
+func (w *pendingWrite) early(t time.Time) bool { return t.Before(w.sent) }
 
-func (rv *revocation) beginWrite(r span) *pendingWrite {
-	w := &pendingWrite{r.pages(), time.Now(), make(chan struct{})}
+// settle notes that a request is about to be answered for which the kernel has the inode locked.
+func (rv *revocation) settle() {
 	rv.mu.Lock()
 	defer rv.mu.Unlock()
+	rv.settled = time.Now()
+}
+
+func (rv *revocation) beginWrite(r span) *pendingWrite {
+	now := time.Now()
+	w := &pendingWrite{r.pages(), now, now.Add(-fillRecent), make(chan struct{})}
+	rv.mu.Lock()
+	defer rv.mu.Unlock()
+	if rv.settled.After(w.sent) {
+		w.sent = rv.settled
+	}
 	rv.writes = append(rv.writes, w)
 	return w
 }
@@ -112,9 +128,9 @@ func (rv *revocation) fillOrWait(r span, keep bool) *pendingWrite {
 
 // joinFills makes room: it joins the fills that no write through the page cache looks for, or else all. rv.mu is held.
 func (rv *revocation) joinFills() {
-	oldest := &pendingWrite{at: time.Now()}
+	oldest := &pendingWrite{sent: time.Now().Add(-fillRecent)}
 	for _, w := range rv.writes {
-		if w.at.Before(oldest.at) {
+		if w.sent.Before(oldest.sent) {
 			oldest = w
 		}
 	}

@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"math/rand"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -190,6 +191,40 @@ func TestWriteDropsOldPages(t *testing.T) {
 	m.must(<-done)
 	if got := rv.fillsOn(&pendingWrite{span: wholeFile}, true); got.to != 0 {
 		t.Errorf("%v is still taken for filled", got)
+	}
+}
+
+// TestNoVainDrop: a write through the page cache drops no page that was filled before the last request for which the kernel had the inode locked, as
+// it was sent later: where that has dropped the page the write holds it itself. What was filled since is dropped.
+func TestNoVainDrop(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	k := &hook{f: func() {}}
+	m := w.mount(Options{Invalidator: k})
+	ino, h := m.create(RootIno, "f")
+	m.write(h, strings.Repeat("x", 8192), 0)
+	rv := &m.nodeOf(ino).rv
+	rv.handed[0] = time.Now() // others use it
+	drops := 0
+	k.f = func() { drops++ }
+	size := uint64(5000)
+	for what, f := range map[string]func() error{
+		"truncate": func() error { _, err := m.SetAttr(ctx, root, ino, h, SetAttr{Size: &size}); return err },
+		"punch":    func() error { return m.Allocate(ctx, h, 0, 4096, fallocPunchHole|fallocKeepSize) },
+		"write":    func() error { _, err := m.Write(ctx, h, []byte("y"), 100, false); return err },
+	} {
+		m.read(h, 100, 4096)
+		m.must(f())
+		drops = 0
+		m.write(h, "new", 4200)
+		if drops != 0 {
+			t.Errorf("%s: a write looked %d times for what had been filled before that", what, drops)
+		}
+		m.read(h, 100, 4096)
+		drops = 0
+		m.write(h, "new", 4200)
+		if drops != 1 {
+			t.Errorf("%s: %d drops by a write of a page that was filled since", what, drops)
+		}
 	}
 }
 

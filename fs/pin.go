@@ -31,6 +31,7 @@ type revocation struct {
 	parked   chan struct{}   // closed when an operation that holds pages begins to wait; nil: nobody looks
 	writes   []*pendingWrite // see pages.go, as the next
 	fills    []fill
+	settled  time.Time     // when something for which the kernel has the inode locked was last done
 	handed   [2]time.Time  // the last times that the lock was taken away while the file was in use here, newest first
 	filled   atomic.Int64  // when pages were filled last, unix nanoseconds
 	held     atomic.Uint32 // greatest mode pinned since the last revoke

@@ -102,6 +102,9 @@ func (ss *session) writePiece(ctx context.Context, h *handle, data []byte, off u
 		defer ss.put(n)
 		pending = n.rv.beginWrite(u.io)
 		defer n.rv.endWrite(pending)
+		if u.kind == ioWrite && !w.part {
+			defer n.rv.settle()
+		}
 	}
 	if err := ss.admit(ctx, len(data)+admitSmall); err != nil {
 		return 0, err
