@@ -113,13 +113,10 @@ func TestRecords(t *testing.T) {
 		}
 		return m.close()
 	})
-	var n counts
-	began := time.Now()
-	done := each(t, list, end, nil, func(_ int, s sequence) (err error) {
-		inBubble(t, func() error { err = records(base, s, &n); return nil })
+	each(t, seed, list, end, "records", func(_ int, s sequence, n *counts) (err error) {
+		inBubble(t, func() error { err = records(base, s, n); return nil })
 		return err
 	})
-	t.Logf("%d of %d sequences, a crash behind each of %d records; %v", done, len(list), n.points.Load(), time.Since(began).Round(time.Second))
 }
 
 // inBubble runs f in virtual time.
@@ -150,6 +147,7 @@ func records(base *fstest.Disk, s sequence, n *counts) error {
 	if err != nil {
 		return err
 	}
+	n.writes.Add(int64(len(kept) - 1))
 	for i, k := range kept {
 		n.points.Add(1)
 		if err := afterCrash(k, o, i, clock); err != nil {

@@ -80,34 +80,43 @@ type counts struct {
 	writes, points, same atomic.Int64
 }
 
-// each runs test for the sequences, several at a time, until one fails or the time is over, and returns how many it ran.
-// Each minute it calls progress, if that is not nil, with how many were done by then.
-func each(t *testing.T, list []sequence, end time.Time, progress func(done int), test func(nth int, s sequence) error) int {
-	var next, done, told atomic.Int64
+// each runs test for the sequences, from that which DFS_FROM names on, several at a time, until one fails or the time is over. It tells how
+// far it came, each minute and at the end.
+func each(t *testing.T, seed int64, list []sequence, end time.Time, writes string, test func(nth int, s sequence, n *counts) error) {
+	from := min(int(number(t, "DFS_FROM", 0)), len(list))
+	var next, done, minutes atomic.Int64
+	var n counts
 	began := time.Now()
+	tell := func() {
+		t.Logf("%d of %d sequences, %d %s, %d crashes, and %d more that left the same disk as another; %v", done.Load(), len(list), n.writes.Load(), writes,
+			n.points.Load(), n.same.Load(), time.Since(began).Round(time.Second))
+	}
 	var failed atomic.Bool
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for !failed.Load() && (end.IsZero() || time.Now().Before(end)) {
-				i := int(next.Add(1)) - 1
+				i := from + int(next.Add(1)) - 1
 				if i >= len(list) {
 					return
 				}
-				if err := test(i, list[i]); err != nil {
+				if err := test(i, list[i], &n); err != nil {
 					failed.Store(true)
 					t.Errorf("%v:\n%v\nDFS_SEQUENCE=%q runs it alone", list[i], err, list[i].String())
 					return
 				}
-				n := done.Add(1)
-				if m := int64(time.Since(began) / time.Minute); progress != nil && told.Swap(m) < m {
-					progress(int(n))
+				done.Add(1)
+				if m := int64(time.Since(began) / time.Minute); minutes.Swap(m) < m {
+					tell()
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return int(done.Load())
+	if to := from + int(done.Load()); to < len(list) {
+		t.Logf("DFS_SEED=%d DFS_FROM=%d goes on", seed, to)
+	}
+	tell()
 }
 
 // chosen are the sequences of a run.

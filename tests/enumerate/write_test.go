@@ -23,7 +23,6 @@ func TestWrites(t *testing.T) {
 	if end.IsZero() && len(list) > shortWrites {
 		list = append(sample(rng, list[:len(list)-shortWrites], shortWrites), list[len(list)-shortWrites:]...)
 	}
-	from := min(int(number(t, "DFS_FROM", 0)), len(list))
 	var bases [2]*simdisk.Disk // without a checkpoint, and with one
 	for i := range bases {
 		inBubble(t, func() (err error) {
@@ -34,21 +33,11 @@ func TestWrites(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	var n counts
-	began := time.Now()
-	count := func(done int) string {
-		return fmt.Sprintf("%d of %d sequences, %d writes, %d crashes, and %d more that left the same disk as another; %v", done, len(list), n.writes.Load(), n.points.Load(), n.same.Load(),
-			time.Since(began).Round(time.Second))
-	}
-	done := each(t, list[from:], end, func(done int) { t.Log(count(done)) }, func(nth int, s sequence) (err error) {
-		r := rand.New(rand.NewPCG(uint64(seed), uint64(from+nth)+2))
-		inBubble(t, func() error { err = writes(t, bases[r.IntN(2)], s, r, &n); return nil })
-		return wrap(err, "DFS_SEED=%d DFS_FROM=%d draws the same again", seed, from+nth)
+	each(t, seed, list, end, "writes", func(nth int, s sequence, n *counts) (err error) {
+		r := rand.New(rand.NewPCG(uint64(seed), uint64(nth)+2))
+		inBubble(t, func() error { err = writes(t, bases[r.IntN(2)], s, r, n); return nil })
+		return wrap(err, "DFS_SEED=%d DFS_FROM=%d draws the same again", seed, nth)
 	})
-	if from+done < len(list) {
-		t.Logf("DFS_SEED=%d DFS_FROM=%d goes on", seed, from+done)
-	}
-	t.Log(count(done))
 }
 
 // baseDisk is the disk of a node with the tree that sequences begin with.
