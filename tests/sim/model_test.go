@@ -210,7 +210,10 @@ func step(s state, o op) []state {
 			return []state{s}
 		case !able:
 			return []state{before}
-		case o.sure:
+		case o.kind == opRename && o.slot == o.to: // changes nothing, so nobody who looks there makes durable what came before
+			did = s
+		}
+		if o.sure {
 			return []state{did}
 		}
 	}

@@ -123,9 +123,10 @@ func (n *node) ended(life int, err error) {
 		n.mu.Unlock()
 		return
 	}
+	off := n.disk.Off() // now: crash, on its way for the same reason, gives the power back behind this lock
 	n.mu.Unlock()
 	n.w.note("node %s ended itself: %v", n.id, err)
-	if !n.disk.Off() && !n.w.excused(n, err) {
+	if !off && !n.w.excused(n, err) {
 		n.w.fail("node %s ended itself without a reason that was given to it: %v", n.id, err)
 	}
 	n.crash(life, false)

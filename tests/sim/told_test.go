@@ -33,3 +33,23 @@ func TestFailuresNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestRenameToItself changes nothing: what its mount did before in another directory may be lost, although somebody changes the name behind it.
+func TestRenameToItself(t *testing.T) {
+	s := []state{{base: content{names: [namesMax]uint64{5: 50}}}}
+	for _, o := range []op{
+		{kind: opCreate, owner: 1, slot: 1, val: 10, sure: true},
+		{kind: opRename, owner: 1, slot: 5, to: 5, found: true, sure: true},
+		{kind: opUnlink, owner: 2, slot: 5, found: true, sure: true},
+		{kind: opLose, owner: 1},
+		{kind: opLookup, owner: 2, slot: 1, sure: true},
+	} {
+		var next []state
+		for _, have := range s {
+			next = append(next, step(have, o)...)
+		}
+		if s = next; len(s) == 0 {
+			t.Fatal("cannot be:", o)
+		}
+	}
+}
