@@ -87,10 +87,14 @@ func checkChunk(c *blockstore.ChunkData) error {
 	return nil
 }
 
-// beginCatchUp makes it durable that the content is no longer whole, before the first change of it.
+// beginCatchUp makes it durable that the content is no longer whole, before the first change of it. What was applied before must not be late or behind any
+// more: the last indices of its chunks are committed with the catch-up's, and by those a catch-up that goes on compares.
 func (d *Device) beginCatchUp() error {
 	if d.incomplete.Load() {
 		return nil
+	}
+	if err := d.writeAll(); err != nil {
+		return err
 	}
 	index, meta := d.Meta()
 	d.incomplete.Store(true)

@@ -328,6 +328,45 @@ func TestCatchUp(t *testing.T) {
 	}
 }
 
+// TestCatchUpAfterApplies: a catch-up that dies goes on by the chunks' last indices. So what was applied just before it began must be on the disk with them.
+func TestCatchUpAfterApplies(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 0, 1, 1), whole(5, 256, 8, 1))
+	mustCheckpoint(t, d, "")
+	mustApply(t, d, part(5, 0, 9, "late"), whole(5, 256, 8, 2)) // the second is gathered
+	want, _ := mustRead(t, d, 5, 0, 1)
+	for i := range uint64(putsPerCommit) {
+		in := blockstore.ChunkData{Present: []byte{1, 0}, Data: make([]byte, blockSize)}
+		in.ChunkID, in.LastIndex = chunkOf(100+i, 0), 4
+		if err := d.PutChunk(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vol.mu.Lock()
+	vol.err, vol.fail, vol.crash = errCrash, vol.ops+1, true // it dies
+	vol.mu.Unlock()
+	d.Close()
+	vol.processDeath()
+	d = mustOpen(t, d.dir, vol)
+	infos, err := d.Chunks(nil, 2)
+	if err != nil || len(infos) != 2 || !d.Incomplete() {
+		t.Fatal(infos, err, d.Incomplete())
+	}
+	if infos[0].LastIndex != 3 || infos[1].LastIndex != 4 {
+		t.Fatal("nothing was made durable on the way:", infos)
+	}
+	if err := d.ResetTo(4, nil); err != nil { // they are taken for the same as the source's
+		t.Fatal(err)
+	}
+	if dst, bad := mustRead(t, d, 5, 0, 1); len(bad) != 0 || !bytes.Equal(dst, want) {
+		t.Errorf("a block is as it was before its last change: bad %v", bad)
+	}
+	if dst, bad := mustRead(t, d, 5, 256, 8); len(bad) != 0 || dst[0] != 2 {
+		t.Errorf("a run is as it was before its last change: bad %v", bad)
+	}
+}
+
 // TestReadersSeeWholeBlocks reads while blocks, runs, trims and reuse of windows go on: each block read has one byte
 // throughout, and that of one of its versions; never a bad sum.
 func TestReadersSeeWholeBlocks(t *testing.T) {
