@@ -37,8 +37,8 @@ import (
 // # Recovery
 //
 //  1. Images older than the last finished checkpoint are passed over: that checkpoint's sync has made their blocks durable.
-//  2. A block that does not fit its checksum entry gets data and entry of an image of it. The redo brings it from there to its exact
-//     content, as from any state between the checkpoint and the end of the log.
+//  2. A block that does not fit its checksum entry gets data and entry of an image of it: of the first, or of the first that was not itself of a suspect
+//     block (suspects.go), if there is one. The redo brings it from there to its exact content, as from any state between the checkpoint and the end of the log.
 //  3. All files are synced. No image is needed from here on.
 //
 // While a checkpoint is being finished the frames before it are in one file, and those behind it in the other.
@@ -276,10 +276,15 @@ func (d *Device) restoreFrom(f file) (found int, err error) {
 	return found, nil
 }
 
-// restore puts an image in its block's place if what is there does not fit.
+// restore puts an image in its block's place if what is there does not fit, or does only as a suspect while the image is of none: then it is of
+// before the block rotted, or of after its repair.
 func (d *Device) restore(x *image) error {
 	id := chunkOf(x.VDisk, x.Block)
-	if !spanValid(wal.Span{VDisk: x.VDisk, Block: x.Block, Count: 1}) || compareSum(x.entry, blockSum(x.VDisk, x.Block, x.data)) == unfit {
+	if !spanValid(wal.Span{VDisk: x.VDisk, Block: x.Block, Count: 1}) {
+		return nil
+	}
+	is := compareSum(x.entry, blockSum(x.VDisk, x.Block, x.data))
+	if is == unfit {
 		return nil
 	}
 	e, found, err := d.store.get(id)
@@ -292,7 +297,7 @@ func (d *Device) restore(x *image) error {
 	}
 	slot := int(x.Block - chunkFirst(id.Chunk))
 	var own [blockSize]byte
-	if f, err := d.readSlot(c, slot, own[:]); err != nil || f != unfit {
+	if f, err := d.readSlot(c, slot, own[:]); err != nil || f == fits || f == is {
 		return err
 	}
 	d.double.restored++

@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"encoding/binary"
+	"runtime"
 	"testing"
 
 	"dfs/internal/crc"
@@ -127,4 +128,106 @@ func TestDoubleTooNew(t *testing.T) {
 	f.put(0, head)
 	_, err := Open(d.dir, testOptions(vol))
 	wantKind(t, err, errors.KindTooNew, "double-write", "newer dfs")
+}
+
+// TestDoubleOfSuspect: where the area has images of a block as it was suspect and as it was after its repair, a torn block becomes what was repaired.
+func TestDoubleOfSuspect(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	place := vol.files["small.0000.data"]
+	rot := func() {
+		if place = vol.files["small.0000.data"]; place == nil {
+			t.Fatal("no data file")
+		}
+		place.put(100, []byte("rotten"))
+	}
+	settle := func() {
+		t.Helper()
+		if err := d.writeAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustApply(t, d, whole(5, 0, 1, 1))
+	mustCheckpoint(t, d, "")
+	d.EndRedo()
+	rot()
+	log := []*wal.Record{part(5, 0, 9, "one"), part(5, 0, 20, "two")}
+	mustApply(t, d, log[0])
+	settle()
+	_, bad := mustRead(t, d, 5, 0, 1)
+	if len(bad) != 1 || !bad[0].Suspect {
+		t.Fatalf("bad %+v", bad)
+	}
+	good := bytes.Repeat([]byte{1}, blockSize)
+	copy(good[9:], "one")
+	if done, err := d.Repair(bad[0], good, true); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	mustApply(t, d, log[1])
+	copy(good[20:], "two")
+	settle()
+	d.Close()
+	rot() // torn
+	d = mustOpen(t, d.dir, vol)
+	mustApply(t, d, log...)
+	d.EndRedo()
+	if dst, bad := mustRead(t, d, 5, 0, 1); len(bad) != 0 || !bytes.Equal(dst, good) {
+		t.Fatalf("bad %+v", bad)
+	}
+}
+
+// tapFile calls once before the first write to it.
+type tapFile struct {
+	file
+	once func()
+}
+
+func (f *tapFile) writeAt(bufs [][]byte, off int64) error {
+	if once := f.once; once != nil {
+		f.once = nil
+		once()
+	}
+	return f.file.writeAt(bufs, off)
+}
+
+// TestDoubleBesideRepair: a repair that comes between the making of an image and its sync leaves the block without one that is of it.
+func TestDoubleBesideRepair(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 0, 1, 1))
+	mustCheckpoint(t, d, "")
+	d.EndRedo()
+	vol.files["small.0000.data"].put(100, []byte("rotten"))
+	mustApply(t, d, part(5, 0, 9, "one"))
+	_, bad := mustRead(t, d, 5, 0, 1)
+	if len(bad) != 1 || !bad[0].Suspect {
+		t.Fatalf("bad %+v", bad)
+	}
+	good := bytes.Repeat([]byte{1}, blockSize)
+	copy(good[9:], "one")
+	c := d.cache.pin(chunkOf(5, 0))
+	defer d.cache.unpin(c)
+	repaired := make(chan error, 1)
+	d.double.files[d.double.cur] = &tapFile{d.double.files[d.double.cur], func() {
+		go func() {
+			done, err := d.Repair(bad[0], good, true)
+			if err == nil && !done {
+				err = errors.New(errors.KindInvalid, "the block was not bad")
+			}
+			repaired <- err
+		}()
+		for c.mu.TryLock() { // until the repair has the chunk
+			c.mu.Unlock()
+			runtime.Gosched()
+		}
+	}}
+	if err := d.writeAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-repaired; err != nil {
+		t.Fatal(err)
+	}
+	if d.safe(c, 0) {
+		t.Error("the block is taken for safe, with an image of what was bad")
+	}
 }

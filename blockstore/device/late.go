@@ -226,7 +226,9 @@ func (d *Device) saveOldest(keep int) (ids []blockstore.ChunkID, err error) {
 		if err != nil {
 			return nil, err
 		}
-		c.setSafe(int(images[i].Block-chunkFirst(id.Chunk)), round)
+		if slot := int(images[i].Block - chunkFirst(id.Chunk)); c.late.data[slot] != nil { // else a repair came between: the image is of what was bad
+			c.setSafe(slot, round)
+		}
 		d.unlock(c)
 	}
 	return ids, nil
