@@ -82,9 +82,12 @@ func (d *Device) apply(index uint64, rec *wal.Record) error {
 		if err := d.write(index, id, rs[:n]); err != nil {
 			return err
 		}
+		if err := d.writeLateDown(d.late.max); err != nil { // not once for all: a record can change parts of thousands of blocks
+			return err
+		}
 		rs = rs[n:]
 	}
-	return d.writeLateDown(d.late.max)
+	return nil
 }
 
 // trim costs by the chunks that are there, not by the length of s.

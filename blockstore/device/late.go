@@ -13,7 +13,7 @@ import (
 // lateRun is how many blocks of one chunk a record may change at most for them to be late.
 const lateRun = 16
 
-// lateMax is how many blocks may be late (4 MiB of memory) when Apply returns.
+// lateMax is how many blocks may be late (4 MiB of memory) when Apply has come to an end with a chunk.
 const lateMax = 1024
 
 // lateKept of 4 parts of what may be late stay so when there is more: one sync of the double-write area is made for many blocks.
@@ -27,7 +27,7 @@ const lateKept = 3
 //
 // A chunk with late blocks is pinned. A checkpoint settles all.
 type late struct {
-	max int // blocks that may be late when Apply returns
+	max int // blocks that may be late between two chunks of an Apply
 
 	mu     sync.Mutex
 	chunks list.List // of blockstore.ChunkID; front: changed last

@@ -93,3 +93,18 @@ func TestLateAndOthers(t *testing.T) {
 		})
 	}
 }
+
+// TestLateOfARecord: a record that changes parts of many chunks does not make more late than may be, not even for a moment, nor for ever.
+func TestLateOfARecord(t *testing.T) {
+	d, m := mustOpen(t, t.TempDir(), newFakeVolume(1)), newModel()
+	rec := &wal.Record{}
+	for i := range uint64(100) {
+		rec.Ranges = append(rec.Ranges, wal.Range{Addr: wal.Addr{VDisk: genDisks[0], Block: 256 * (i + 1)}, Off: 9, Data: []byte("x")})
+	}
+	mustApply(t, d, rec)
+	m.apply(rec)
+	if n := d.late.blocks + len(d.late.free); n > d.late.max+largeBlocks || n > 10 {
+		t.Errorf("%d buffers of late blocks; %d may be late", n, d.late.max)
+	}
+	mustEqual(t, d, m)
+}
