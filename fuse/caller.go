@@ -26,10 +26,10 @@ func renameOf(pid uint32, name string) rename {
 	if !ok {
 		return noRename
 	}
-	at, how := args[3], moves
+	from, at, how := args[1], args[3], moves
 	switch call {
 	case renameCall:
-		at = args[1]
+		from, at = args[0], args[1]
 	case unix.SYS_RENAMEAT:
 	case unix.SYS_RENAMEAT2:
 		if args[4]&unix.RENAME_EXCHANGE != 0 {
@@ -38,11 +38,18 @@ func renameOf(pid uint32, name string) rename {
 	default:
 		return noRename
 	}
-	to := strings.TrimRight(stringOf(pid, at), "/")
-	if to[strings.LastIndexByte(to, '/')+1:] != name {
+	if lastName(stringOf(pid, at)) != name {
 		return noRename
 	}
+	if how == moves && lastName(stringOf(pid, from)) == name {
+		return movesNamesake
+	}
 	return how
+}
+
+func lastName(path string) string {
+	path = strings.TrimRight(path, "/")
+	return path[strings.LastIndexByte(path, '/')+1:]
 }
 
 // callOf is the system call that a task waits in, with its first arguments.

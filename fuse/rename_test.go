@@ -306,6 +306,21 @@ func TestHiddenTwice(t *testing.T) {
 	}
 }
 
+// TestOldNameIsNotHidden: of a rename to the same name in another directory, which is in its second pass, the old name is told.
+func TestOldNameIsNotHidden(t *testing.T) {
+	l, p := newLedger(), newPasses()
+	p.call = func(uint32, string) rename { return movesNamesake }
+	for i, want := range []verdict{stale, tell, tell, tell} {
+		n := looked{entryName: entryName{2, "x"}, since: time.Now(), ino: 5} // as of a mount that never has a lease
+		if i == 1 {
+			n.entryName = entryName{1, "directory"}
+		}
+		if got := p.answer(7, l, n); got != want {
+			t.Errorf("LOOKUP %d: verdict %d, want %d", i, got, want)
+		}
+	}
+}
+
 // TestCallOfBusyTask: a task that has asked, but has no processor to begin to wait with, is waited for.
 func TestCallOfBusyTask(t *testing.T) {
 	for tries := 0; ; tries++ {
@@ -375,6 +390,7 @@ func TestRenameOf(t *testing.T) {
 		{"rename with a slash", func() error { return unix.Rename(from, to+"//") }, moves},
 		{"renameat2", func() error { return at(0) }, moves},
 		{"renameat2 exchange", func() error { return at(unix.RENAME_EXCHANGE) }, exchanges},
+		{"rename to the same name", func() error { return unix.Rename(to, filepath.Dir(to)+"/./to/") }, movesNamesake},
 		{"stat", func() error { return unix.Lstat(to, new(unix.Stat_t)) }, noRename},
 		{"rename of to", func() error { return unix.Rename(to, from+"other") }, noRename},
 		{"mkdir", func() error { return unix.Mkdir(to, 0o777) }, noRename},
