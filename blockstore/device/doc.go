@@ -50,7 +50,7 @@
 //  2. Open the map: the chunks and the state of the last finished checkpoint.
 //  3. Mark the windows it names; two owners, or one beyond the files' end, is damage.
 //  4. Empty every other window, data and sums: what a crash left there belongs to nobody.
-//  5. Put torn blocks back from the double-write area.
+//  5. Put torn blocks back from the double-write area (a device in the midst of a catch-up needs none).
 //  6. The caller redoes the log from Meta's index. A range inside a block whose
 //     sum does not fit is applied all the same and the block marked as suspect, unless it comes to fit the
 //     sum by that (suspects.go).
@@ -60,7 +60,7 @@
 //
 // # Catch-up
 //
-// The first PutChunk makes a mark durable, before it changes anything; from then on the device is
+// The first PutChunk writes what is late or behind, and makes a mark durable, before it changes anything; from then on the device is
 // incomplete, also after a restart: it serves no reads and applies nothing until ResetTo has made the new content, index and
 // meta durable in one step.
 //
