@@ -126,6 +126,7 @@ func (d *Device) putChunk(in *blockstore.ChunkData) error {
 	}
 	d.suspects.forgetChunk(c.id)
 	clear(c.sums)
+	c.doubt = nil // all of it is another replica's now
 	c.present = 0
 	for i := range n {
 		if in.Present[i/8]&(1<<(i%8)) != 0 {

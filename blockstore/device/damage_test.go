@@ -223,6 +223,40 @@ func TestLostSums(t *testing.T) {
 	}
 }
 
+// TestLostSumsAndCopy: a chunk that lost checksum entries and is then copied whole from another replica is in doubt no more.
+func TestLostSumsAndCopy(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	mustApply(t, d, whole(5, 256, 20, 9))
+	mustCheckpoint(t, d, "")
+	in, _, err := d.ReadChunk(chunkOf(5, 256))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	clear(vol.files[fileName(large, 0, "sum")].pages[0][:512])
+	d = mustOpen(t, d.dir, vol)
+	d.EndRedo()
+	if _, bad, err := d.ReadChunk(in.ChunkID); err != nil || len(bad) != 256 {
+		t.Fatal(len(bad), err)
+	}
+	in.LastIndex = 2
+	if err := d.PutChunk(in); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ResetTo(2, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		c, bad, err := d.ReadChunk(in.ChunkID)
+		if err != nil || len(bad) != 0 || !bytes.Equal(c.Data, in.Data) {
+			t.Fatalf("%d bad blocks, %d bytes, %v", len(bad), len(c.Data), err)
+		}
+		d.Close()
+		d = mustOpen(t, d.dir, vol)
+	}
+}
+
 // TestNoSpace fills the host's disk: told as such, and final.
 func TestNoSpace(t *testing.T) {
 	vol := newFakeVolume(1)
