@@ -16,8 +16,8 @@ import (
 //   - The kernel begins again once in a call: a second ESTALE would reach the program. So in the second pass none is given. It looks up
 //     other names first, the old one at least, and ends with the new one, or with one that is missing, or with the RENAME.
 //   - Where the old name may have changed in the second pass as well, the new one, unless it is a directory's or to be exchanged, is said to be missing:
-//     the kernel then knows of nothing that it could answer by itself, and asks for the RENAME, which is right whatever there is. Not where both names
-//     are the same, in two directories: it might be the old one.
+//     the kernel then knows of nothing that it could answer by itself, and asks for the RENAME, which is right whatever there is. Not where the paths have
+//     that name elsewhere, too: it might be the old one, or a link on the way.
 //   - Where the kernel has an entry of that name, the LOOKUP revalidates it: any error, another inode, or none, only has it forget the entry and look up
 //     again at once. That LOOKUP, of the same name, must be answered with ESTALE as well; and the old name is the one before both.
 const (
@@ -42,7 +42,7 @@ type rename uint8
 const (
 	noRename      rename = iota // as far as is known
 	moves                       // a rename to the name, from another
-	movesNamesake               // from the same one in another directory: a LOOKUP may be of either
+	movesNamesake               // which the paths have elsewhere, too: a LOOKUP may be of either
 	exchanges
 )
 

@@ -38,19 +38,18 @@ func renameOf(pid uint32, name string) rename {
 	default:
 		return noRename
 	}
-	if lastName(stringOf(pid, at)) != name {
+	to := strings.TrimRight(stringOf(pid, at), "/")
+	if to[strings.LastIndexByte(to, '/')+1:] != name {
 		return noRename
 	}
-	if how == moves && lastName(stringOf(pid, from)) == name {
+	if how == moves && (has(stringOf(pid, from), name) || has(to[:len(to)-len(name)], name)) {
 		return movesNamesake
 	}
 	return how
 }
 
-func lastName(path string) string {
-	path = strings.TrimRight(path, "/")
-	return path[strings.LastIndexByte(path, '/')+1:]
-}
+// has reports whether a path goes through a name.
+func has(path, name string) bool { return strings.Contains("/"+path+"/", "/"+name+"/") }
 
 // callOf is the system call that a task waits in, with its first arguments.
 func callOf(pid uint32) (call int, args [5]uint64, ok bool) {

@@ -406,6 +406,11 @@ func TestRenameOf(t *testing.T) {
 	if renameOf(uint32(os.Getpid()), "to") != noRename {
 		t.Error("this process renames nothing")
 	}
+	for path, want := range map[string]bool{"to": true, "a/to": true, "to/a": true, "/a/to//b": true, "": false, "tom": false, "a/into": false, "a/to.b": false} {
+		if has(path, "to") != want {
+			t.Errorf("%q: %v", path, !want)
+		}
+	}
 	long := make([]byte, 3*4096)
 	for i := range long {
 		long[i] = 'x'
