@@ -24,7 +24,7 @@ func (d *Device) CheckpointWanted() bool {
 //
 // finish: (1) fdatasync of every data and checksum file written since, (2) one transaction with the
 // changes of the map up to the index, the index and meta, (3) release of the windows that nothing names any more, emptied or
-// kept as spares. A failed sync is not tried again.
+// kept as spares, and of what the double-write area takes beyond its measure. A failed sync is not tried again.
 func (d *Device) Checkpoint(meta []byte) (index uint64, finish func() error, err error) {
 	if err := d.enterComplete(); err != nil {
 		return 0, nil, err
@@ -100,5 +100,8 @@ func (d *Device) commit(st mapState) error {
 		return d.fail("checkpoint", err)
 	}
 	d.quarantine.Add(-bytes)
+	if err := d.double.giveBack(); err != nil {
+		return d.fail("checkpoint", err)
+	}
 	return nil
 }

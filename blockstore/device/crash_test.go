@@ -37,7 +37,7 @@ func (r *crashRun) tryOpen() error {
 	opt.CacheChunks, opt.lateMax = r.cache, r.late
 	d, err := Open(r.dir, opt)
 	if err == nil {
-		r.d = d
+		r.d, d.double.keep = d, 3*blockSize
 		r.t.Cleanup(func() { d.Close() })
 	}
 	return err

@@ -50,7 +50,7 @@ const (
 	doubleFrameMax  = 128 // images of a frame
 )
 
-// doubleFull is how many bytes of images are a reason for a checkpoint, which makes them needless.
+// doubleFull is how many bytes of images are a reason for a checkpoint, which makes them needless. What a file takes beyond that goes back to the host then.
 const doubleFull = 64 << 20
 
 func doubleName(i int) string { return fmt.Sprintf("double.%d", i) }
@@ -73,6 +73,8 @@ type double struct {
 	salt  uint64
 	frame uint32
 	bytes atomic.Int64 // in the file that is written
+	keep  int64        // doubleFull
+	takes [2]int64     // how far the files may hold space on the host
 
 	round atomic.Uint64 // grows with each checkpoint: from then on every block needs an image again
 }
@@ -132,6 +134,7 @@ func (d *Device) save(images []image) error {
 		return err
 	}
 	a.end += size
+	a.takes[a.cur] = max(a.takes[a.cur], a.end)
 	a.bytes.Store(a.end)
 	return f.sync()
 }
@@ -151,6 +154,20 @@ func (a *double) nextRound(finished bool) {
 	if finished {
 		a.begin(1 - a.cur)
 	}
+}
+
+// giveBack gives the host what the file with the frames from before the last finished checkpoint takes beyond keep. commitMu is held: nobody begins
+// that file anew meanwhile.
+func (a *double) giveBack() error {
+	a.mu.Lock()
+	i := 1 - a.cur
+	f, from, to := a.files[i], a.keep, a.takes[i]
+	a.takes[i] = min(from, to)
+	a.mu.Unlock()
+	if to <= from {
+		return nil
+	}
+	return f.punch(from, to-from)
 }
 
 func encodeDoubleHead(device [16]byte, salt uint64, frame uint32, index uint64, images []image) []byte {
@@ -217,6 +234,9 @@ func (d *Device) openDouble() error {
 			return err
 		}
 		d.double.files[i] = f
+		if d.double.takes[i], err = f.size(); err != nil {
+			return err
+		}
 		n, err := d.restoreFrom(f)
 		if err != nil {
 			return fmt.Errorf("%s: %w", doubleName(i), err)
@@ -230,6 +250,7 @@ func (d *Device) openDouble() error {
 			}
 		}
 	}
+	d.double.keep = doubleFull
 	d.double.begin(0)
 	return nil
 }

@@ -89,6 +89,61 @@ func TestDoubleOnce(t *testing.T) {
 	}
 }
 
+// TestDoubleShrinks: what a file of the area takes beyond its measure goes back to the host once a checkpoint makes its images needless, also after a restart.
+func TestDoubleShrinks(t *testing.T) {
+	vol := newFakeVolume(1)
+	d := mustOpen(t, t.TempDir(), vol)
+	const blocks = 100
+	for i := range uint64(blocks) {
+		mustApply(t, d, whole(5, 256+i, 1, 1))
+	}
+	mustCheckpoint(t, d, "")
+	used := func() uint64 {
+		t.Helper()
+		n, err := d.double.used()
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := uint64(0) // the fake file counts pages that hold zeros
+		for i := range d.double.files {
+			for _, p := range vol.files[doubleName(i)].pages {
+				if *p != [pageSize]byte{} {
+					live += pageSize
+				}
+			}
+		}
+		return min(n, live)
+	}
+	grow := func() {
+		t.Helper()
+		for i := range uint64(blocks) {
+			mustApply(t, d, part(5, 256+i, 9, "x"))
+		}
+		if n := used(); n < blocks*blockSize {
+			t.Fatalf("only %d bytes used", n)
+		}
+	}
+	const keep = 4 * blockSize
+	d.double.keep = keep
+	for range 2 {
+		grow()
+		mustCheckpoint(t, d, "")
+		if n := used(); n > 2*keep {
+			t.Errorf("%d bytes used after a checkpoint", n)
+		}
+	}
+	grow()
+	d.Close()
+	d = mustOpen(t, d.dir, vol)
+	d.double.keep = keep
+	for range 2 { // the second file may be the one
+		mustCheckpoint(t, d, "")
+	}
+	if n := used(); n > 2*keep {
+		t.Errorf("%d bytes used after a restart and checkpoints", n)
+	}
+}
+
 // TestDoubleOfOtherContent: once the device's content is another replica's, no image of what it was is put back, though its index be the higher one.
 func TestDoubleOfOtherContent(t *testing.T) {
 	vol := newFakeVolume(1)
