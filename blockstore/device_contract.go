@@ -83,7 +83,15 @@ type Device interface {
 	ResetTo(index uint64, meta []byte) error
 	// ScrubNext checks the next few chunks after `after` and returns bad blocks and the next position (nil at the end).
 	ScrubNext(after *ChunkID, maxChunks int) (bad []BadBlock, next *ChunkID, err error)
-	// Usage tells bytes used on the host's disk by this device and bytes free there.
-	Usage() (used, free uint64, err error)
+	// Usage tells what the device takes on the host's disk.
+	Usage() (DeviceUsage, error)
 	io.Closer
+}
+
+// DeviceUsage is what a device takes on the host's disk, in bytes.
+type DeviceUsage struct {
+	Used       uint64 // in all
+	Scratch    uint64 // of Used: for other than blocks and what describes them
+	ScratchMax uint64 // about what Scratch may grow to
+	Free       uint64 // on that disk
 }

@@ -14,7 +14,7 @@ const quarantineFull = 128 << 20
 
 // CheckpointWanted tells that so much was given up, or that the double-write area has grown so large, that a checkpoint should be made.
 func (d *Device) CheckpointWanted() bool {
-	return d.double.bytes.Load() >= doubleFull || d.quarantine.Load() >= quarantineFull
+	return d.double.bytes.Load() >= d.double.keep || d.quarantine.Load() >= quarantineFull
 }
 
 // Checkpoint begins to make everything applied so far durable, together with

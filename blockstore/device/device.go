@@ -157,6 +157,9 @@ func Open(dir string, opt Options) (*Device, error) {
 	if err := d.open(&opt); err != nil {
 		return nil, stderrors.Join(err, d.release())
 	}
+	if n := d.double.restored; n > 0 {
+		d.log.Info("blocks torn by a loss of power are restored from the double-write area", "dir", dir, "blocks", n)
+	}
 	return d, nil
 }
 
@@ -336,31 +339,34 @@ func (d *Device) EndRedo() { d.redone.Store(true) }
 // an earlier process: the device then serves no reads and applies nothing.
 func (d *Device) Incomplete() bool { return d.incomplete.Load() }
 
-// Usage returns the bytes that the device takes on the host's disk, and the bytes free there.
-func (d *Device) Usage() (used, free uint64, err error) {
+// Usage tells what the device takes on the host's disk; its scratch is the double-write area.
+func (d *Device) Usage() (u blockstore.DeviceUsage, err error) {
 	if err := d.enter(); err != nil {
-		return 0, 0, err
+		return u, err
 	}
 	defer d.leave()
 	for _, f := range d.files.all() {
 		n, err := f.used()
 		if err != nil {
-			return 0, 0, err
+			return u, err
 		}
-		used += n
+		u.Used += n
 	}
-	n, err := d.double.used()
+	if u.Scratch, err = d.double.used(); err != nil {
+		return u, err
+	}
+	u.ScratchMax = max(u.Scratch, 2*uint64(d.double.keep))
+	n, err := d.store.usedBytes()
 	if err != nil {
-		return 0, 0, err
+		return u, err
 	}
-	used += n
-	n, err = d.store.usedBytes()
-	if err != nil {
-		return 0, 0, err
-	}
-	free, err = d.files.vol.free()
-	return used + n, free, err
+	u.Used += u.Scratch + n
+	u.Free, err = d.files.vol.free()
+	return u, err
 }
+
+// Restored tells how many blocks that did not fit their checksums the opening of the device has taken from the double-write area.
+func (d *Device) Restored() int { return d.double.restored }
 
 // Close waits for calls in flight and gives the directory back. It makes no checkpoint.
 func (d *Device) Close() error {

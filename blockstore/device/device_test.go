@@ -448,25 +448,34 @@ func TestHugeTrim(t *testing.T) {
 	}
 }
 
+func mustUse(t *testing.T, d *Device) blockstore.DeviceUsage {
+	t.Helper()
+	u, err := d.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
 // TestSpaceComesBack checks that trims give the host its space, but for a spare window, which a reopening gives back.
 func TestSpaceComesBack(t *testing.T) {
 	d := mustOpen(t, t.TempDir(), nil)
 	mustApply(t, d, whole(1, 256, 256, 1), whole(1, 512, 256, 1))
 	mustCheckpoint(t, d, "")
-	full, free, err := d.Usage()
-	if err != nil || full < 2<<20 || free == 0 {
-		t.Fatal(full, free, err)
+	full := mustUse(t, d)
+	if full.Used < 2<<20 || full.Free == 0 || full.ScratchMax == 0 {
+		t.Fatalf("%+v", full)
 	}
 	mustApply(t, d, &wal.Record{Trims: []wal.Span{{VDisk: 1, Block: 256, Count: 255}, {VDisk: 1, Block: 512, Count: 256}}})
 	mustCheckpoint(t, d, "")
-	if used, _, _ := d.Usage(); used > full-250*blockSize {
-		t.Fatalf("%d of %d bytes still used", used, full)
+	if u := mustUse(t, d); u.Used > full.Used-250*blockSize {
+		t.Fatalf("%d of %d bytes still used", u.Used, full.Used)
 	}
 	mustApply(t, d, whole(1, 768, 256, 1)) // not in a checkpoint: belongs to nobody after a restart
 	d.Close()
 	d = mustOpen(t, d.dir, nil)
-	if used, _, _ := d.Usage(); used > full-500*blockSize {
-		t.Fatalf("%d of %d bytes still used after a restart", used, full)
+	if u := mustUse(t, d); u.Used > full.Used-500*blockSize {
+		t.Fatalf("%d of %d bytes still used after a restart", u.Used, full.Used)
 	}
 }
 

@@ -50,7 +50,8 @@ const (
 	doubleFrameMax  = 128 // images of a frame
 )
 
-// doubleFull is how many bytes of images are a reason for a checkpoint, which makes them needless. What a file takes beyond that goes back to the host then.
+// doubleFull is how many bytes of images are a reason for a checkpoint, which makes them needless; on a small disk, a thirty-second of what it had
+// free when the device was opened is. What a file takes beyond that goes back to the host then.
 const doubleFull = 64 << 20
 
 func doubleName(i int) string { return fmt.Sprintf("double.%d", i) }
@@ -73,7 +74,7 @@ type double struct {
 	salt  uint64
 	frame uint32
 	bytes atomic.Int64 // in the file that is written
-	keep  int64        // doubleFull
+	keep  int64        // bytes of images that are a reason for a checkpoint: doubleFull or less
 	takes [2]int64     // how far the files may hold space on the host
 
 	round atomic.Uint64 // grows with each checkpoint: from then on every block needs an image again
@@ -250,7 +251,11 @@ func (d *Device) openDouble() error {
 			}
 		}
 	}
-	d.double.keep = doubleFull
+	free, err := d.files.vol.free()
+	if err != nil {
+		return err
+	}
+	d.double.keep = int64(min(doubleFull, max(free/32, doubleFrameMax*blockSize)))
 	d.double.begin(0)
 	return nil
 }

@@ -89,6 +89,29 @@ func TestDoubleOnce(t *testing.T) {
 	}
 }
 
+// TestDoubleOnSmallDisk: the area's measure is a share of a small disk, and nothing of the area is counted as space for blocks.
+func TestDoubleOnSmallDisk(t *testing.T) {
+	vol := newFakeVolume(1)
+	vol.room = 128 << 20
+	d := mustOpen(t, t.TempDir(), vol)
+	if u := mustUse(t, d); u.Scratch != 0 || u.ScratchMax != 2*vol.room/32 {
+		t.Errorf("at first: %+v", u)
+	}
+	const first, last = 256, 256 * 9
+	mustApply(t, d, whole(5, first, last-first, 1))
+	mustCheckpoint(t, d, "")
+	before := mustUse(t, d)
+	for b := uint64(first); !d.CheckpointWanted(); b++ {
+		if b == last {
+			t.Fatal("no checkpoint is wanted")
+		}
+		mustApply(t, d, part(5, b, 9, "x"))
+	}
+	if u := mustUse(t, d); u.Scratch < vol.room/32 || u.ScratchMax < u.Scratch || u.Used-u.Scratch != before.Used-before.Scratch {
+		t.Errorf("with a full area: %+v, before it was %+v", u, before)
+	}
+}
+
 // TestDoubleShrinks: what a file of the area takes beyond its measure goes back to the host once a checkpoint makes its images needless, also after a restart.
 func TestDoubleShrinks(t *testing.T) {
 	vol := newFakeVolume(1)

@@ -41,7 +41,7 @@ var everyCall = map[string]func(d *Device) error{
 	"ChunkHash": func(d *Device) error { _, _, err := d.ChunkHash(chunkOf(5, 16)); return err },
 	"ScrubNext": func(d *Device) error { _, _, err := d.ScrubNext(nil, 10); return err },
 	"Suspects":  func(d *Device) error { _, err := d.Suspects(10); return err },
-	"Usage":     func(d *Device) error { _, _, err := d.Usage(); return err },
+	"Usage":     func(d *Device) error { _, err := d.Usage(); return err },
 	"PutChunk": func(d *Device) error {
 		return d.PutChunk(blockstore.ChunkData{ChunkInfo: blockstore.ChunkInfo{ChunkID: chunkOf(6, 0)}, Present: []byte{1, 0}, Data: make([]byte, blockSize)})
 	},

@@ -37,6 +37,7 @@ type applier struct {
 	volume   atomic.Int64  // bytes applied since the start
 	wanted   chan struct{} // holds one token while the device wants a checkpoint
 	dead     atomic.Pointer[error]
+	died     chan struct{} // closed once dead is set
 }
 
 // entryOverhead is what an entry costs in the log besides its data, in bytes.
@@ -46,7 +47,7 @@ var errStopped = errors.New(errors.KindUnavailable, "this replica has stopped af
 
 // newApplier takes over what the device's last checkpoint says.
 func newApplier(dev blockstore.Device, log *slog.Logger, fatal func(error), closing <-chan struct{}) (*applier, error) {
-	a := &applier{dev: dev, log: log, fatal: fatal, closing: closing, state: blockstore.NewState(), wanted: make(chan struct{}, 1)}
+	a := &applier{dev: dev, log: log, fatal: fatal, closing: closing, state: blockstore.NewState(), wanted: make(chan struct{}, 1), died: make(chan struct{})}
 	if index, meta := dev.Meta(); index > 0 {
 		st, err := blockstore.DecodeState(meta)
 		if err != nil {
@@ -62,6 +63,7 @@ func newApplier(dev blockstore.Device, log *slog.Logger, fatal func(error), clos
 // die stops this replica: nothing is applied from now on. It returns when the node closes.
 func (a *applier) die(err error) {
 	if a.dead.CompareAndSwap(nil, &err) {
+		close(a.died)
 		a.log.Error("this replica stops", "err", err)
 		go a.fatal(err)
 	}

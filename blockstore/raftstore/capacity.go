@@ -168,7 +168,7 @@ func (n *Node) logToCome() uint64 {
 	return uint64(max(0, most-n.stores.entries.DiskBytes()))
 }
 
-// capacityOf: a replica may hold what it uses and its share of what is free where it is, less what its log may yet take (but half of
+// capacityOf: a replica may hold what it uses and its share of what is free where it is, less what its log and its double-write area may yet take (but half of
 // the share at most: on a tiny disk the log goes short); 90% of the least is admitted.
 func capacityOf(list []PeerUsage) uint64 {
 	sharers := make(map[string]uint64)

@@ -206,7 +206,7 @@ func (c *cluster) logger() *slog.Logger {
 	if os.Getenv("RAFTSTORE_LOG") != "" {
 		w, level = os.Stderr, slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("test", c.t.Name())
 }
 
 func (c *cluster) closeAll() {

@@ -135,9 +135,9 @@ func (d *oddDevice) Repair(b blockstore.BadBlock, data []byte, present bool) (bo
 	return d.Device.Repair(b, data, present)
 }
 
-func (d *oddDevice) Usage() (uint64, uint64, error) {
-	used, free, err := d.Device.Usage()
-	return used, free, stderrors.Join(d.fails(), err)
+func (d *oddDevice) Usage() (blockstore.DeviceUsage, error) {
+	u, err := d.Device.Usage()
+	return u, stderrors.Join(d.fails(), err)
 }
 
 // TestDeviceThatCannotBeRead: what the device says of a failed read goes to who asked, and no content does; what stays damaged

@@ -83,7 +83,7 @@ func (n *Node) open() error {
 		return err
 	}
 	if n.ident.Cluster == "" && len(n.opts.Bootstrap) == 0 && len(n.opts.Join) == 0 {
-		return errors.New(errors.KindInvalid, "data directory %s belongs to no cluster: start the node with the list of the first members, or with a member to join", n.opts.Dir)
+		return errors.New(errors.KindInvalid, "data directory %s belongs to no cluster: start the node with the list of the first members (--bootstrap), or with a member to join (--join)", n.opts.Dir)
 	}
 	if n.ident.Cluster != "" && len(n.opts.Bootstrap)+len(n.opts.Join) > 0 {
 		n.log.Info("this node belongs to a cluster already; the bootstrap and join options are ignored", "cluster", n.ident.Cluster)
@@ -373,7 +373,15 @@ func (n *Node) handOver() {
 	if r == nil || r.State() != raft.Leader || n.voterCount() < 2 || n.applier.dead.Load() != nil {
 		return
 	}
-	if err := r.LeadershipTransfer().Error(); err != nil {
+	done := make(chan error, 1)
+	go func() { done <- r.LeadershipTransfer().Error() }()
+	var err error
+	select {
+	case err = <-done:
+	case <-n.applier.died: // raft may wait for the applier, and answers nobody
+		err = errStopped
+	}
+	if err != nil {
 		n.log.Warn("could not hand leadership over; the others will elect a leader after the heartbeat timeout", "err", err)
 	}
 }

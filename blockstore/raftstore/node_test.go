@@ -14,6 +14,7 @@ import (
 
 	"dfs/blockstore"
 	"dfs/internal/errors"
+	"dfs/wal"
 )
 
 func TestThreeNodesCommitAndReadEverywhere(t *testing.T) {
@@ -440,5 +441,66 @@ func TestEmptiedDiskCannotComeBackUnderItsOldID(t *testing.T) {
 			return c.leader().Promote(c.ctx(5*time.Second), blockstore.NodeID(victim)) == nil
 		})
 		n.check(t, w.last, 1, 0, 4, 'a')
+	}
+}
+
+// heldDevice holds every Apply once it is told to, and fails it when it is let go.
+type heldDevice struct {
+	blockstore.Device
+	held  atomic.Bool
+	letGo chan struct{}
+}
+
+func (d *heldDevice) Apply(index uint64, rec *wal.Record) error {
+	if d.held.Load() {
+		<-d.letGo
+		return errOdd
+	}
+	return d.Device.Apply(index, rec)
+}
+
+// TestCloseWhileTheDeviceDies: a leader whose device hangs until raft waits for it, too, is being closed when the device fails. Raft answers
+// nobody then, and the close ends all the same.
+func TestCloseWhileTheDeviceDies(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "a", "b", "c")
+	held := map[string]*heldDevice{}
+	c.wrap = func(id string, d blockstore.Device) blockstore.Device {
+		held[id] = &heldDevice{Device: d, letGo: make(chan struct{})}
+		return held[id]
+	}
+	c.startAll()
+	w := c.writer('x')
+	w.write(7, 0, 1, 'A', 1)
+	l := c.leader()
+	held[l.id].held.Store(true)
+	commits := func() bool {
+		w.seq++
+		before := l.Status().CommitIndex
+		l.ProposeAsync(c.ctx(time.Minute), w.command(w.seq, fullRecord(7, w.seq, 1, 'A', 1)), func(blockstore.Result, error) {})
+		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if l.Status().CommitIndex > before {
+				return true
+			}
+		}
+		return false
+	}
+	for n := 0; commits(); n++ {
+		if n > 5000 {
+			t.Fatal("raft waits for no device")
+		}
+	}
+	closed := make(chan struct{})
+	go func() { c.stop(l.id); close(closed) }()
+	select {
+	case <-closed:
+		t.Fatal("closed while raft and the device hang")
+	case <-time.After(100 * time.Millisecond): // it waits for an answer to the transfer of its leadership
+	}
+	close(held[l.id].letGo)
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the close of a node whose device has died hangs")
 	}
 }

@@ -18,10 +18,10 @@ type PeerBlock struct {
 
 // PeerUsage tells how full a replica is.
 type PeerUsage struct {
-	Used uint64 // bytes of the host's disk that the replica's device uses
+	Used uint64 // bytes of the host's disk that the replica's device uses for blocks
 	Free uint64 // bytes free there
 	FSID string // names the host file system; replicas with the same one share its free space
-	// LogToCome is how many of the free bytes this replica's log may yet take.
+	// LogToCome is how many of the free bytes this replica's log, and its device's double-write area, may yet take.
 	LogToCome uint64
 }
 

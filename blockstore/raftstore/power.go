@@ -52,7 +52,7 @@ func (s poweredLog) IsMonotonic() bool {
 
 func (s poweredLog) GetLog(index uint64, out *raft.Log) error {
 	err := s.LogStore.GetLog(index, out)
-	if err != nil && s.p.Off() {
+	if err != nil && !isLogNotFound(err) && s.p.Off() {
 		*out = raft.Log{Index: index, Type: raft.LogNoop}
 		return nil
 	}

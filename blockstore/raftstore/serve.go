@@ -107,12 +107,12 @@ func (n *Node) ServeApplied(ctx context.Context) (uint64, error) {
 
 // ServeUsage answers PeerFetcher.Usage.
 func (n *Node) ServeUsage(context.Context) (PeerUsage, error) {
-	used, free, err := n.applier.dev.Usage()
+	u, err := n.applier.dev.Usage()
 	if err != nil {
 		return PeerUsage{}, err
 	}
 	fsid, err := hostFileSystem(n.opts.Dir)
-	return PeerUsage{Used: used, Free: free, FSID: fsid, LogToCome: n.logToCome()}, err
+	return PeerUsage{Used: u.Used - u.Scratch, Free: u.Free, FSID: fsid, LogToCome: n.logToCome() + u.ScratchMax - u.Scratch}, err
 }
 
 // appliedTop is an index that nothing read from the device so far is beyond: the entry being applied counts.

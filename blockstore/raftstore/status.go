@@ -96,7 +96,9 @@ func (n *Node) Status() Status {
 	s.LogSpareBytes, s.LogSpareBytesMax = n.spareBytes.Load(), n.keepBytes.Load()
 	s.LogKeptBytesMax = n.limits.HoldLogBytes
 	s.CheckpointIndex, _ = a.dev.Meta()
-	s.DeviceUsedBytes, s.DeviceFreeBytes, _ = a.dev.Usage()
+	if u, err := a.dev.Usage(); err == nil {
+		s.DeviceUsedBytes, s.DeviceFreeBytes = u.Used, u.Free
+	}
 	n.View(func(st *blockstore.State, _ uint64) {
 		s.Space, s.Writers, s.Epoch = st.Space(), st.WriterCount(), st.Epoch()
 	})

@@ -21,7 +21,7 @@
 // A log is a directory, locked by its one user:
 //
 //	seg-<n>    segment n of the log, n in hexadecimal, rising
-//	free-<n>   a file written over its whole length once, waiting to become a segment
+//	free-<n>   a file written over its whole length once, waiting to become a segment; all of them have a quarter at most of what would be free on the disk without them
 //	fill-<n>   the same, not finished: worth nothing after a restart
 //	newest-<n> empty; segment n was begun (0: none was)
 //

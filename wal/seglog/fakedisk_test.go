@@ -31,7 +31,8 @@ type fakeDisk struct {
 	crashAt int
 	failAt  int
 	down    bool
-	opened  int // files open
+	opened  int   // files open
+	size    int64 // 0: no limit that anyone is told
 }
 
 const fakeSector = 512
@@ -191,6 +192,19 @@ func (d *fakeDisk) applyNames() {
 		c(d.durable)
 	}
 	d.changes = nil
+}
+
+func (d *fakeDisk) FreeBytes() (int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.size == 0 {
+		return 1 << 50, nil
+	}
+	free := d.size
+	for _, i := range d.names {
+		free -= int64(len(i.seen))
+	}
+	return free, nil
 }
 
 func (d *fakeDisk) Close() error { return nil }

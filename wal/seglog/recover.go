@@ -199,7 +199,7 @@ func (l *Log) setBounds(segs []*segment, logFirst, next uint64) error {
 	return corrupt(oldest.name, Block, logFirst, "no entries where some are named")
 }
 
-// trimFree removes free files that are too many or of another size.
+// trimFree removes free files that are too many or of another size, or for which there is no room.
 func (l *Log) trimFree() error {
 	names := l.free.names
 	l.free.names = nil
@@ -221,5 +221,5 @@ func (l *Log) trimFree() error {
 			return errors.New(errors.KindIO, "remove free log segment %s: %w", name, err)
 		}
 	}
-	return nil
+	return l.shed()
 }

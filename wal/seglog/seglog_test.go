@@ -206,6 +206,60 @@ func TestSegmentsAreRecycled(t *testing.T) {
 	check(t, l, next-5, next-1, 0, 4000)
 }
 
+// TestFreeFilesYield: on a disk that fills, free files go and none is made; the log goes on with sparse segments, and has them
+// again when there is room.
+func TestFreeFilesYield(t *testing.T) {
+	d := newFakeDisk(1)
+	d.size = 40 * testSegment
+	o := still()
+	o.FS = d
+	l := mustOpen(t, "fake", o)
+	next := uint64(1)
+	round := func() {
+		for range 6 {
+			l.fillSpare()
+			appendN(t, l, next, next+9, 0, 4000)
+			next += 10
+		}
+		if err := l.TruncateFront(next - 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free := func(name string) int64 {
+		room, err := d.FreeBytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d free segments, %d bytes of room", name, l.Stats().FreeSegments, room)
+		return room
+	}
+	for range 4 {
+		round()
+	}
+	if free("roomy"); l.Stats().FreeSegments < 2 {
+		t.Errorf("with room: %+v", l.Stats())
+	}
+	d.size = 10 * testSegment
+	for range 3 {
+		round()
+		if n := int64(l.Stats().FreeSegments); n*testSegment > (free("narrow")+n*testSegment)/roomShare {
+			t.Errorf("on a disk that is nearly full: %+v", l.Stats())
+		}
+	}
+	d.size = 4 * testSegment
+	l.Close()
+	l = mustOpen(t, "fake", o)
+	if free("full"); l.Stats().FreeSegments != 0 {
+		t.Errorf("opened on a full disk: %+v", l.Stats())
+	}
+	check(t, l, next-5, next-1, 0, 4000)
+	d.size = 40 * testSegment
+	l.fillSpare()
+	if free("roomy again"); l.Stats().FreeSegments == 0 {
+		t.Errorf("with room again: %+v", l.Stats())
+	}
+}
+
 func TestBytesSince(t *testing.T) {
 	l := mustOpen(t, t.TempDir(), small())
 	for i := uint64(1); i <= 50; i++ {

@@ -128,13 +128,13 @@ func (s *spares) take(l *Log) (spareFile, error) {
 }
 
 // give renames a void segment to a free one, or removes it where enough are
-// there or it was never written over its whole length. The directory must be synced, then publish called,
+// there, there is no room for more, or it was never written over its whole length. The directory must be synced, then publish called,
 // before the file may be taken: else a crash could leave a new header under the old name.
 func (s *spares) give(l *Log, seg *segment) error {
 	s.mu.Lock()
-	keep := seg.filled && int64(seg.segBytes) == l.opts.SegmentBytes && len(s.names)+len(s.pending) < l.opts.FreeMax
+	have := len(s.names) + len(s.pending)
 	s.mu.Unlock()
-	if !keep {
+	if !seg.filled || int64(seg.segBytes) != l.opts.SegmentBytes || have >= l.opts.FreeMax || !l.roomFor(have+1, have+1) {
 		if err := l.fs.Remove(seg.name); err != nil {
 			return errors.New(errors.KindIO, "remove log segment %s: %w", seg.name, err)
 		}
@@ -148,6 +148,34 @@ func (s *spares) give(l *Log, seg *segment) error {
 	s.pending = append(s.pending, name)
 	s.mu.Unlock()
 	return nil
+}
+
+// roomShare: free files take that share at most of what would be free on the disk without them. The rest is for what the log is kept for.
+const roomShare = 4
+
+// roomFor tells whether there is room for n free files on a disk that holds have of them. A disk that does not tell has room.
+func (l *Log) roomFor(n, have int) bool {
+	free, err := l.fs.FreeBytes()
+	return err != nil || int64(n)*l.opts.SegmentBytes <= (free+int64(have)*l.opts.SegmentBytes)/roomShare
+}
+
+// shed removes free files for which there is no room any more.
+func (l *Log) shed() error {
+	s := &l.free
+	for {
+		s.mu.Lock()
+		have := len(s.names)
+		if have == 0 || l.roomFor(have, have) {
+			s.mu.Unlock()
+			return nil
+		}
+		name := s.names[have-1]
+		s.names = s.names[:have-1]
+		s.mu.Unlock()
+		if err := l.fs.Remove(name); err != nil {
+			return errors.New(errors.KindIO, "remove free log segment %s: %w", name, err)
+		}
+	}
 }
 
 // publish makes the files given since the last directory sync takable.
@@ -175,7 +203,7 @@ func (l *Log) fillSpare() {
 	l.free.mu.Lock()
 	wait := len(l.free.names) > 0 || (!l.free.failed.IsZero() && time.Since(l.free.failed) < fillRetryAfter)
 	l.free.mu.Unlock()
-	if wait {
+	if wait || !l.roomFor(1, 0) {
 		return
 	}
 	name := fmt.Sprintf("%s%016x", fillPrefix, l.free.nextSeq())

@@ -172,6 +172,9 @@ func (l *Log) retire(gone []*segment) error {
 		_ = seg.file.Close() // nothing unsynced is in it that matters
 	}
 	l.rmu.Unlock()
+	if err := l.shed(); err != nil {
+		return l.fail(err)
+	}
 	for _, seg := range gone {
 		if err := l.free.give(l, seg); err != nil {
 			return l.fail(err)

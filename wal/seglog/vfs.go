@@ -20,6 +20,8 @@ type FS interface {
 	Remove(name string) error
 	List() ([]string, error)
 	SyncDir() error
+	// FreeBytes tells how much more the file system takes.
+	FreeBytes() (int64, error)
 	// Close lets the directory go; files stay open.
 	Close() error
 }
@@ -169,6 +171,14 @@ func (o *osFS) Rename(from, to string) error { return os.Rename(o.path(from), o.
 func (o *osFS) Remove(name string) error     { return os.Remove(o.path(name)) }
 func (o *osFS) SyncDir() error               { return o.lock.Sync() }
 func (o *osFS) Close() error                 { return o.lock.Close() }
+
+func (o *osFS) FreeBytes() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(o.dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: o.dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
 
 func (o *osFS) List() ([]string, error) {
 	ents, err := os.ReadDir(o.dir)
