@@ -25,7 +25,7 @@ demo-stop: ## unmount and stop everything the demo started
 	@[ ! -x $(BIN) ] || $(BIN) dev stop --data $(DEMO)
 
 demo-clean: demo-stop ## and remove its data
-	@rm -rf $(DEMO)
+	@rm -rf $(DEMO); echo "the data is removed: $(DEMO)"
 
 test: ## all the tests that CI runs
 	@set -e; go=$$(scripts/setup.sh test | tail -n 1); scripts/test.sh $$go $(PKG)

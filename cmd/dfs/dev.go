@@ -169,7 +169,7 @@ func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.
 		return err
 	}
 	if err := os.MkdirAll(state.Dir, 0o755); err != nil {
-		return errors.New(errors.KindOf(err), "the mount point: %w", err)
+		return errors.New(errors.KindOf(err), "the mount point %s cannot be made: %w", state.Dir, err)
 	}
 	mountLog := filepath.Join(opt.data, "mount.log")
 	args := append([]string{"mount", "--foreground", "--log-level", opt.logLevel, "--wait", devStartWait.String()}, opt.mountArgs...)
@@ -227,8 +227,8 @@ func clearStaleMount(dir string) error {
 	if !fuse.Mounted(dir) {
 		return nil
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(dir, &st); err == syscall.ENOTCONN || err == syscall.ECONNABORTED {
+	var st syscall.Statfs_t // stat may be answered by what the kernel still knows of a dead mount
+	if err := syscall.Statfs(dir, &st); err == syscall.ENOTCONN || err == syscall.ECONNABORTED {
 		return fuse.Unmount(dir, true)
 	}
 	return errors.New(errors.KindBusy, "%s is already a dfs mount; unmount it first (dfs umount %s)", dir, dir)
@@ -236,18 +236,35 @@ func clearStaleMount(dir string) error {
 
 func devBanner(data string, s *devState) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\ndfs is ready.\n\n  mount    %s\n  cluster  %s\n", s.Dir, s.cluster())
-	for _, n := range s.Nodes {
-		fmt.Fprintf(&b, "  node %s   %-21s pid %-7d log %s\n", n.ID, n.Address, n.PID, n.Log)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		self = "dfs"
 	}
+	var rows strings.Builder
+	var dead []string // the nodes that have ended
+	for _, n := range s.Nodes {
+		process := fmt.Sprintf("pid %d", n.PID)
+		if !alive(n.PID, n.Data) {
+			process = "NOT RUNNING"
+			dead = append(dead, n.ID)
+		}
+		fmt.Fprintf(&rows, "  node %s   %-21s %-11s log %s\n", n.ID, n.Address, process, n.Log)
+	}
+	switch {
+	case len(dead) == 0:
+		fmt.Fprintf(&b, "\ndfs is ready.\n\n")
+	case 2*len(dead) < len(s.Nodes):
+		fmt.Fprintf(&b, "\ndfs is ready, but without node %s; to have all nodes again, stop it (below) and start it.\n\n", strings.Join(dead, ", "))
+	default:
+		fmt.Fprintf(&b, "\ndfs is NOT ready: node %s ended, and a majority must run; stop it (below) and start it again.\n\n", strings.Join(dead, ", "))
+	}
+	fmt.Fprintf(&b, "  mount    %s\n  cluster  %s\n%s", s.Dir, s.cluster(), rows.String())
 	fmt.Fprintf(&b, "  data     %s\n\ntry\n", data)
 	fmt.Fprintf(&b, "  echo hello > %s/hello && cat %s/hello\n", s.Dir, s.Dir)
 	fmt.Fprintf(&b, "  %s status %s\n", self, s.cluster())
-	fmt.Fprintf(&b, "  kill -9 %d                      # one node: the mount goes on\n", s.Nodes[0].PID)
+	if len(dead) == 0 {
+		fmt.Fprintf(&b, "  kill -9 %d                      # one node: the mount goes on\n", s.Nodes[0].PID)
+	}
 	fmt.Fprintf(&b, "  %s dev mount --data %s /tmp/second   # a second, independent mount\n", self, data)
 	fmt.Fprintf(&b, "stop\n  %s dev stop --data %s   (or Ctrl-C where it runs in the foreground)\n\n", self, data)
 	return b.String()
@@ -323,7 +340,7 @@ func mountDev(ctx context.Context, data, dir string, out io.Writer) error {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return errors.New(errors.KindOf(err), "the mount point: %w", err)
+		return errors.New(errors.KindOf(err), "the mount point %s cannot be made: %w", dir, err)
 	}
 	state.rememberMount(data, dir)
 	log := filepath.Join(data, "mount"+strings.ReplaceAll(dir, "/", "-")+".log")

@@ -193,6 +193,9 @@ func (f *mountFlags) plan(source, dir string) (p *mountPlan, err error) {
 	if f.lease < 0 || f.quorumWait < 0 || f.wait < 0 || f.cacheBlocks < 0 {
 		return nil, usageError{fmt.Errorf("times and sizes must not be negative")}
 	}
+	if dir == "" { // which Abs takes for the working directory
+		return nil, usageError{fmt.Errorf("no mount point: its name is empty")}
+	}
 	p.dir, err = filepath.Abs(dir)
 	return p, err
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -49,6 +50,12 @@ func TestDevLife(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 	want(t, "the same again", dev("mount", second), 1, "already a dfs mount")
+	want(t, "a mount on nothing", dfs(t, "", nil, "mount", "127.0.0.1:1", ""), 2, "no mount point")
+	want(t, "a mount at a file", dev("mount", filepath.Join(mnt, "kept", "x")), 1, "the mount point "+mnt+"/kept/x cannot be made")
+	killNode(t, data, "a")
+	want(t, "a start while a node is dead", dev("--background", mnt), 0, `ready, but without node a;.*node a +\S+ +NOT RUNNING.*node b +\S+ +pid`)
+	killNode(t, data, "b")
+	want(t, "a start while two are dead", dev("--background", mnt), 0, `NOT ready: node a, b ended`)
 	killAll(t, data)
 	want(t, "umount of a dead mount", dfs(t, "", nil, "umount", second), 0, "^$")
 	want(t, "start after kill -9 of all", dev("--background", mnt), 0, "dfs is ready")
@@ -91,6 +98,39 @@ func killAll(t *testing.T, data string) {
 		t.Errorf("%d processes killed", killed)
 	}
 	time.Sleep(100 * time.Millisecond)
+}
+
+// killNode kills -9 one node of the dev cluster, and waits until it is gone.
+func killNode(t *testing.T, data, id string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(data, "dev.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state struct {
+		Nodes []struct {
+			ID  string
+			PID int
+		}
+	}
+	if err := json.Unmarshal(b, &state); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range state.Nodes {
+		if n.ID != id {
+			continue
+		}
+		if err := syscall.Kill(n.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(10 * time.Second); syscall.Kill(n.PID, 0) == nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("node %s (pid %d) is still there", id, n.PID)
+			}
+		}
+		return
+	}
+	t.Fatalf("no node %s in %s", id, b)
 }
 
 // TestMountHelper: mount(8) and umount(8) with a mount.dfs, as /etc/fstab has it; a mount that outlives its quorum.
