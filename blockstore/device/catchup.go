@@ -87,8 +87,8 @@ func checkChunk(c *blockstore.ChunkData) error {
 	return nil
 }
 
-// beginCatchUp makes it durable that the content is no longer whole, before the first change of it. What was applied before must not be late or behind any
-// more: the last indices of its chunks are committed with the catch-up's, and by those a catch-up that goes on compares.
+// beginCatchUp makes it durable that the content is no longer whole, before the first change of it, and everything applied before, with the last
+// indices of its chunks: by those a catch-up that goes on after a restart compares.
 func (d *Device) beginCatchUp() error {
 	if d.incomplete.Load() {
 		return nil
@@ -98,10 +98,8 @@ func (d *Device) beginCatchUp() error {
 	}
 	index, meta := d.Meta()
 	d.incomplete.Store(true)
-	if err := d.store.commit(newDelta(), mapState{index: index, meta: meta, deviceID: d.deviceID, incomplete: true}); err != nil {
-		return d.fail("catch-up", err)
-	}
-	return nil
+	d.freeze()
+	return d.commit(mapState{index: index, meta: meta, deviceID: d.deviceID, incomplete: true})
 }
 
 func (d *Device) putChunk(in *blockstore.ChunkData) error {

@@ -203,9 +203,18 @@ func (d *Device) open(opt *Options) error {
 }
 
 // openWindows marks the windows that the map names, and checks that the files hold them.
+//
+// A chunk that was copied from a replica further on than the index of the copy has a last index beyond that of the map. Once the redo from there has begun
+// it is of neither index, and if the map had no checkpoint since then, nothing tells how far the redo came. A catch-up that compares by
+// last indices must not take such a chunk for the other replica's. So it has none, durably, until the redo comes to it.
 func (d *Device) openWindows() error {
 	var bad error
+	ahead := newDelta()
 	err := d.store.ascend(blockstore.ChunkID{}, func(id blockstore.ChunkID, e entry) bool {
+		if e.last > d.index && !d.incomplete.Load() { // an incomplete device redoes nothing
+			e.last = 0
+			ahead.set(id, e)
+		}
 		bad = d.markUsed(e.win, fmt.Sprintf("chunk %d of vdisk %d", id.Chunk, id.VDisk))
 		if bad == nil && !d.files.covers(e.win) {
 			bad = errors.New(errors.KindCorrupt, "device %s: chunk %d of vdisk %d lies beyond the end of the %s files, or they are missing: put them back or rebuild this node",
@@ -213,7 +222,10 @@ func (d *Device) openWindows() error {
 		}
 		return bad == nil
 	})
-	return stderrors.Join(err, bad)
+	if err = stderrors.Join(err, bad); err != nil || len(ahead.entries) == 0 {
+		return err
+	}
+	return d.store.commit(ahead, mapState{index: d.index, meta: d.meta, deviceID: d.deviceID})
 }
 
 // openHeader reads the header, or creates the device.

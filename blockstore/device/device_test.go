@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -324,6 +325,69 @@ func TestCatchUp(t *testing.T) {
 		b, _, err2 := dst.ChunkHash(c.ChunkID)
 		if err != nil || err2 != nil || a != b {
 			t.Fatal("hashes differ", err, err2)
+		}
+	}
+}
+
+// TestCopiedThenRedone: a copy ends at 10 with chunks as of 20, the redo from 10 on begins to change them back, and the process dies; or another catch-up
+// begins, and it dies then. The chunks' last indices do not say any more that they are as of 20.
+func TestCopiedThenRedone(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		vol := newFakeVolume(1)
+		d := mustOpen(t, t.TempDir(), vol)
+		put := func(d *Device, vdisk, last uint64) {
+			t.Helper()
+			in := blockstore.ChunkData{Present: []byte{1, 0}, Data: bytes.Repeat([]byte{7}, blockSize)}
+			in.ChunkID, in.LastIndex = chunkOf(vdisk, 0), last
+			if err := d.PutChunk(in); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lasts := func(d *Device) (list []uint64) {
+			t.Helper()
+			infos, err := d.Chunks(nil, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, info := range infos {
+				list = append(list, info.LastIndex)
+			}
+			return list
+		}
+		put(d, 5, 20)
+		put(d, 6, 9)
+		if err := d.ResetTo(10, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := lasts(d); !slices.Equal(got, []uint64{20, 9}) {
+			t.Errorf("after the copy: last indices %v", got)
+		}
+		d.EndRedo()
+		if err := d.Apply(11, part(5, 0, 0, "old")); err != nil {
+			t.Fatal(err)
+		}
+		if again {
+			put(d, 7, 21)
+		}
+		vol.mu.Lock()
+		vol.err, vol.fail, vol.crash = errCrash, vol.ops+1, true
+		vol.mu.Unlock()
+		d.Close()
+		vol.processDeath()
+		d = mustOpen(t, d.dir, vol)
+		if got := lasts(d); again != d.Incomplete() || len(got) < 2 || got[0] == 20 || got[1] != 9 {
+			t.Errorf("after the death (again %v): last indices %v, incomplete %v", again, got, d.Incomplete())
+		}
+		if again {
+			continue
+		}
+		for i := uint64(11); i <= 20; i++ {
+			if err := d.Apply(i, part(5, 0, 0, "old")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := lasts(d); !slices.Equal(got, []uint64{20, 9}) {
+			t.Errorf("after the redo: last indices %v", got)
 		}
 	}
 }
