@@ -38,6 +38,8 @@ type appendWire struct {
 	once    sync.Once
 	wg      sync.WaitGroup
 	slots   chan struct{} // of served connections
+	// vouched tells whether this node has everything up to the entry of that index and term, whatever its log says. nil: it never does.
+	vouched func(index, term uint64) bool
 
 	mu    sync.Mutex
 	idle  map[raft.ServerAddress]*appendConn // one a target
@@ -75,6 +77,9 @@ func (w *appendWire) forward(other <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-other:
+			if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				w.vouch(req)
+			}
 			select {
 			case w.rpcs <- rpc:
 			case <-w.closed:
@@ -254,8 +259,17 @@ func (w *appendWire) serve(conn net.Conn) error {
 	}
 }
 
+// vouch takes the entry before those of req, by which raft finds out whether its log is the leader's so far, out of a request if this
+// node's snapshot says that it is. Raft compares with its own log alone, and with what it remembers of its last entry.
+func (w *appendWire) vouch(req *raft.AppendEntriesRequest) {
+	if w.vouched != nil && req.PrevLogEntry > 0 && w.vouched(req.PrevLogEntry, req.PrevLogTerm) {
+		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+	}
+}
+
 // deliver gives a request to raft and waits for its answer.
 func (w *appendWire) deliver(req *raft.AppendEntriesRequest) (*raft.AppendEntriesResponse, string, error) {
+	w.vouch(req)
 	got := make(chan raft.RPCResponse, 1)
 	select {
 	case w.rpcs <- raft.RPC{Command: req, RespChan: got}:

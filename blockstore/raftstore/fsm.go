@@ -89,5 +89,9 @@ func (f fsm) Restore(r io.ReadCloser) error {
 		return err
 	}
 	f.n.stores.noteSnapshot() // its sink was closed before
+	if err := f.n.stores.agreeWithSnapshot(); err != nil {
+		f.n.applier.die(err)
+		return err
+	}
 	return f.n.catchUp(m)
 }

@@ -200,15 +200,46 @@ func (s *LogStore) tooGreat() bool {
 	return true
 }
 
+// Agree removes the entries up to index, which a snapshot covers, unless the log has the snapshot's last entry, of that term: then all before it are the
+// same as everybody's. Else they may be of a leader that never got a majority for them. Raft keeps them behind a snapshot that it was sent; this node
+// would hand them on, as a leader, to a follower that is behind, in the place of committed ones.
+func (s *LogStore) Agree(index, term uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last := s.back.first(), s.back.last()
+	if first == 0 || first > index {
+		return nil
+	}
+	if last >= index {
+		var l raft.Log
+		if err := s.back.get(index, &l); err != nil || l.Term == term {
+			return err
+		}
+	}
+	s.log.Info("log entries that may not be what the snapshot covers are removed", "first", first, "last", last, "snapshot", index)
+	if last <= index {
+		return s.reset()
+	}
+	s.parked = 0
+	s.cache.dropBefore(index + 1)
+	defer s.ahead.dropBefore(index + 1)
+	return s.back.deleteFront(index + 1)
+}
+
+// reset removes all entries.
+func (s *LogStore) reset() error {
+	s.cache.drop()
+	s.parked = 0
+	defer s.ahead.dropAll()
+	return s.back.deleteBack(s.back.first())
+}
+
 func (s *LogStore) skipGap(last, next uint64) error {
 	if s.covered != nil && s.covered() < next-1 {
 		return errors.New(errors.KindInvalid, "raft appends entry %d to a log that ends at %d, but the snapshot only reaches %d: this node must fetch its state anew", next, last, s.covered())
 	}
 	s.log.Info("the log begins anew behind a snapshot", "oldLast", last, "next", next)
-	s.cache.drop()
-	s.parked = 0
-	defer s.ahead.dropAll()
-	return s.back.deleteBack(s.back.first())
+	return s.reset()
 }
 
 // DeleteRange removes the entries min..max, which must reach an end of the log.

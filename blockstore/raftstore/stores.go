@@ -104,6 +104,10 @@ func (n *Node) openStores() (*stores, error) {
 	if edge := s.edge.Load(); edge != nil {
 		s.covered.Store(edge.Index)
 	}
+	if err := s.agreeWithSnapshot(); err != nil {
+		_ = s.close()
+		return nil, err
+	}
 	guard := GuardOptions{Deadline: n.limits.DiskDeadline, Fatal: n.storeFailed}
 	log, stable := NewGuardedLogStore(s.entries, guard), NewGuardedStable(poweredBy(n.opts.Power, bolt), guard)
 	s.disarm = []func(){log.Disarm, stable.Disarm}
@@ -174,6 +178,21 @@ func (s *stores) noteSnapshot() {
 	if list, err := s.snapshots.List(); err == nil && len(list) > 0 {
 		s.edge.Store(&raft.Log{Index: list[0].Index, Term: list[0].Term, Type: raft.LogNoop})
 	}
+}
+
+// agreeWithSnapshot removes what the newest snapshot contradicts, or may contradict, from the log: see LogStore.Agree.
+func (s *stores) agreeWithSnapshot() error {
+	edge := s.edge.Load()
+	if edge == nil {
+		return nil
+	}
+	return s.entries.Agree(edge.Index, edge.Term)
+}
+
+// vouched tells whether the newest snapshot ends with that entry.
+func (s *stores) vouched(index, term uint64) bool {
+	edge := s.edge.Load()
+	return edge != nil && edge.Index == index && edge.Term == term
 }
 
 // watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.

@@ -1,0 +1,105 @@
+package raftstore
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"dfs/blockstore"
+)
+
+// TestSnapshotContradictsLog: a leader that was cut off has entries that nobody else has; the others go on without it, and keep none of the log that it
+// would need to see where they part, only a snapshot that ends within those entries, with the last of them, or behind them. It takes the
+// snapshot, goes on from there, and has no other entry than the others at any index, now and after a restart.
+func TestSnapshotContradictsLog(t *testing.T) {
+	t.Parallel()
+	for stale := range 14 {
+		for _, keeps := range []int64{1, 1 << 20} { // how much of its log the one that is cut off keeps behind a snapshot
+			inVirtualTime(t, fmt.Sprintf("%d entries, keeps %d", stale, keeps), func(t *testing.T) { snapshotContradictsLog(t, stale, keeps) })
+		}
+	}
+}
+
+func snapshotContradictsLog(t *testing.T, stale int, keeps int64) {
+	c := newCluster(t, "a", "b", "c")
+	c.limit.TrailingBytes, c.limit.FollowerLogBytes = 1, 1
+	start := func(id string) *testNode {
+		return c.startWith(id, func(o *Options) {
+			if id == "a" {
+				o.Limits.TrailingBytes = keeps
+			}
+		})
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		start(id)
+	}
+	w := c.writer('x')
+	w.write(7, 0, 1, 'A', 1)
+	c.caughtUp(w.last)
+	lead(t, c, "a")
+	old := c.leader()
+	c.net.isolate(addrOf(old.id), true)
+	for i := range stale {
+		old.ProposeAsync(c.ctx(time.Second), w.command(w.seq+1+uint64(i), fullRecord(7, 100, 1, 'Z', 1)), func(blockstore.Result, error) {})
+	}
+	for i := range uint64(5) {
+		w.write(7, 1+i, 1, 'A', 1)
+	}
+	at, terms := w.last, map[uint64]uint64{}
+	for _, n := range c.running() {
+		if n != old {
+			c.eventually("the others at the end", func() bool { return n.Applied() >= at })
+			sameTerms(t, n, terms)
+			if err := n.Checkpoint(c.ctx(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.write(7, 6, 1, 'A', 1)
+	c.net.isolate(addrOf(old.id), false)
+	c.caughtUp(w.last)
+	check := func() {
+		t.Helper()
+		for _, n := range c.running() {
+			n.check(t, w.last, 7, 0, 7, 'A')
+			sameTerms(t, n, terms)
+		}
+	}
+	check()
+	c.stop(old.id)
+	start(old.id)
+	c.caughtUp(w.last)
+	check()
+	sameStates(t, c, w.last)
+}
+
+// sameTerms checks that the committed entries that n has are those of terms, and adds what is not there.
+func sameTerms(t *testing.T, n *testNode, terms map[uint64]uint64) {
+	t.Helper()
+	for i := max(n.stores.entries.back.first(), 1); i <= min(n.stores.entries.back.last(), n.Status().CommitIndex); i++ {
+		var l raft.Log
+		if err := n.stores.entries.GetLog(i, &l); err != nil {
+			t.Fatalf("%s: entry %d: %v", n.id, i, err)
+		}
+		if was, known := terms[i]; known && was != l.Term {
+			t.Errorf("%s has entry %d of term %d, another node had that of term %d", n.id, i, l.Term, was)
+		}
+		terms[i] = l.Term
+	}
+}
+
+// lead makes id the leader.
+func lead(t *testing.T, c *cluster, id string) {
+	t.Helper()
+	c.eventually(id+" leads", func() bool {
+		l := c.leader()
+		if l.id == id {
+			return true
+		}
+		inc := c.node(id).ident.Incarnation
+		_ = l.raft.Load().LeadershipTransferToServer(serverID(blockstore.NodeID(id), inc), serverAddress(addrOf(id), inc)).Error()
+		return false
+	})
+}
