@@ -38,8 +38,8 @@ type appendWire struct {
 	once    sync.Once
 	wg      sync.WaitGroup
 	slots   chan struct{} // of served connections
-	// vouched tells whether this node has everything up to the entry of that index and term, whatever its log says. nil: it never does.
-	vouched func(index, term uint64) bool
+	// covered is the index up to which a snapshot answers for what this node has. nil: none does.
+	covered func() uint64
 
 	mu    sync.Mutex
 	idle  map[raft.ServerAddress]*appendConn // one a target
@@ -259,11 +259,20 @@ func (w *appendWire) serve(conn net.Conn) error {
 	}
 }
 
-// vouch takes the entry before those of req, by which raft finds out whether its log is the leader's so far, out of a request if this
-// node's snapshot says that it is. Raft compares with its own log alone, and with what it remembers of its last entry.
+// vouch takes what this node's newest snapshot covers out of a request: its entries, and the entry before them, by which raft finds out whether its log is
+// the leader's so far. Whatever is covered was committed, so every leader that raft still listens to has the same. Raft compares with
+// its own log alone, which may have none of it any more, and with what it remembers of its last entry; it would let the leader go back entry by entry, until
+// it is sent a snapshot older than its own, which it takes.
 func (w *appendWire) vouch(req *raft.AppendEntriesRequest) {
-	if w.vouched != nil && req.PrevLogEntry > 0 && w.vouched(req.PrevLogEntry, req.PrevLogTerm) {
+	if w.covered == nil {
+		return
+	}
+	covered := w.covered()
+	if req.PrevLogEntry <= covered {
 		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+	}
+	for len(req.Entries) > 0 && req.Entries[0].Index <= covered {
+		req.Entries = req.Entries[1:]
 	}
 }
 

@@ -103,3 +103,32 @@ func lead(t *testing.T, c *cluster, id string) {
 		return false
 	})
 }
+
+// TestVouch: what a snapshot covers is taken out of a leader's request, and nothing else is.
+func TestVouch(t *testing.T) {
+	for _, tc := range []struct{ prev, first, last, covered, wantPrev, wantFirst uint64 }{
+		{9, 10, 12, 0, 9, 10},  // no snapshot
+		{9, 10, 12, 8, 9, 10},  // an older one
+		{9, 10, 12, 9, 0, 10},  // it ends just before
+		{9, 10, 12, 11, 0, 12}, // within
+		{9, 10, 12, 12, 0, 0},  // with the last one
+		{9, 10, 12, 40, 0, 0},  // far behind
+		{0, 1, 3, 2, 0, 3},     // the log's first entries
+		{20, 0, 0, 20, 0, 0},   // no entries
+		{21, 0, 0, 20, 21, 0},  // no entries, and unknown
+		{100, 101, 101, 99, 100, 101},
+	} {
+		req := &raft.AppendEntriesRequest{PrevLogEntry: tc.prev, PrevLogTerm: min(tc.prev, 5)}
+		for i := tc.first; i <= tc.last && i > 0; i++ {
+			req.Entries = append(req.Entries, &raft.Log{Index: i})
+		}
+		(&appendWire{covered: func() uint64 { return tc.covered }}).vouch(req)
+		first := uint64(0)
+		if len(req.Entries) > 0 {
+			first = req.Entries[0].Index
+		}
+		if req.PrevLogEntry != tc.wantPrev || req.PrevLogTerm != min(tc.wantPrev, 5) || first != tc.wantFirst || first != 0 && req.Entries[len(req.Entries)-1].Index != tc.last {
+			t.Errorf("%+v: before the entries %d, the first is %d", tc, req.PrevLogEntry, first)
+		}
+	}
+}

@@ -189,10 +189,12 @@ func (s *stores) agreeWithSnapshot() error {
 	return s.entries.Agree(edge.Index, edge.Term)
 }
 
-// vouched tells whether the newest snapshot ends with that entry.
-func (s *stores) vouched(index, term uint64) bool {
-	edge := s.edge.Load()
-	return edge != nil && edge.Index == index && edge.Term == term
+// snapshotIndex is where the newest snapshot ends.
+func (s *stores) snapshotIndex() uint64 {
+	if edge := s.edge.Load(); edge != nil {
+		return edge.Index
+	}
+	return 0
 }
 
 // watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.
