@@ -40,6 +40,8 @@ type appendWire struct {
 	slots   chan struct{} // of served connections
 	// covered is the index up to which a snapshot answers for what this node has. nil: none does.
 	covered func() uint64
+	// has tells whether this node has all up to an index, durably, in its newest snapshot and its device. nil: it never does.
+	has func(index uint64) bool
 
 	mu    sync.Mutex
 	idle  map[raft.ServerAddress]*appendConn // one a target
@@ -77,8 +79,14 @@ func (w *appendWire) forward(other <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-other:
-			if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			switch req := rpc.Command.(type) {
+			case *raft.AppendEntriesRequest:
 				w.vouch(req)
+			case *raft.InstallSnapshotRequest:
+				if w.has != nil && w.has(req.LastLogIndex) {
+					w.wg.Go(func() { takeNothing(rpc, req) })
+					continue
+				}
 			}
 			select {
 			case w.rpcs <- rpc:
@@ -259,10 +267,15 @@ func (w *appendWire) serve(conn net.Conn) error {
 	}
 }
 
+// takeNothing answers a leader that sends a snapshot of what this node has; it does not know that. Raft would take it, and go back to it.
+func takeNothing(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
+	_, err := io.Copy(io.Discard, rpc.Reader)
+	rpc.Respond(&raft.InstallSnapshotResponse{Term: req.Term, Success: err == nil}, err)
+}
+
 // vouch takes what this node's newest snapshot covers out of a request: its entries, and the entry before them, by which raft finds out whether its log is
 // the leader's so far. Whatever is covered was committed, so every leader that raft still listens to has the same. Raft compares with
-// its own log alone, which may have none of it any more, and with what it remembers of its last entry; it would let the leader go back entry by entry, until
-// it is sent a snapshot older than its own, which it takes.
+// its own log alone, which may have none of it any more, and with what it remembers of its last entry.
 func (w *appendWire) vouch(req *raft.AppendEntriesRequest) {
 	if w.covered == nil {
 		return

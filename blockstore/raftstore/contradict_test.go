@@ -3,6 +3,7 @@ package raftstore
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -131,4 +132,52 @@ func TestVouch(t *testing.T) {
 			t.Errorf("%+v: before the entries %d, the first is %d", tc, req.PrevLogEntry, first)
 		}
 	}
+}
+
+// TestOlderSnapshot: a leader that does not know how far a follower has come sends it a snapshot older than the follower's own. It changes nothing.
+func TestOlderSnapshot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a", "b", "c")
+		c.limit.TrailingBytes, c.limit.FollowerLogBytes = 1, 1
+		c.startAll()
+		w := c.writer('x')
+		for i := range uint64(10) {
+			w.write(7, i, 1, 'A', 1)
+		}
+		c.caughtUp(w.last)
+		l, f := c.leader(), c.follower()
+		if err := l.Checkpoint(c.ctx(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		list, err := l.stores.snapshots.List()
+		if err != nil || len(list) == 0 {
+			t.Fatal(list, err)
+		}
+		for i := range uint64(10) {
+			w.write(7, 10+i, 1, 'A', 1)
+		}
+		c.caughtUp(w.last)
+		if err := f.Checkpoint(c.ctx(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		meta, data, err := l.stores.snapshots.Open(list[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer data.Close()
+		req := &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(blockstore.NodeID(l.id), l.ident.Incarnation)), Addr: []byte(serverAddress(addrOf(l.id), l.ident.Incarnation))},
+			SnapshotVersion: meta.Version, Term: l.Leadership().Term, LastLogIndex: meta.Index, LastLogTerm: meta.Term, Size: meta.Size,
+			Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex}
+		var resp raft.InstallSnapshotResponse
+		if err := l.transport.InstallSnapshot(serverID(blockstore.NodeID(f.id), f.ident.Incarnation), serverAddress(addrOf(f.id), f.ident.Incarnation), req, &resp, data); err != nil || !resp.Success {
+			t.Fatal(resp, err)
+		}
+		for i := range uint64(10) {
+			w.write(7, 20+i, 1, 'A', 1)
+		}
+		c.caughtUp(w.last)
+		f.check(t, w.last, 7, 0, 30, 'A')
+		sameStates(t, c, w.last)
+	})
 }

@@ -197,6 +197,12 @@ func (s *stores) snapshotIndex() uint64 {
 	return 0
 }
 
+// hasSnapshot tells whether this replica's newest snapshot reaches to index, and it has what that says.
+func (n *Node) hasSnapshot(index uint64) bool {
+	p := &n.applier.progress
+	return index <= n.stores.snapshotIndex() && !p.copying.Load() && index <= p.applied.Load()
+}
+
 // watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.
 type watchedLog struct {
 	raft.LogStore
