@@ -40,7 +40,7 @@ type appendWire struct {
 	slots   chan struct{} // of served connections
 	// covered is the index up to which a snapshot answers for what this node has. nil: none does.
 	covered func() uint64
-	// has tells whether this node has all up to an index, durably, in its newest snapshot and its device. nil: it never does.
+	// has tells whether this node has all up to an index, durably. nil: it never does.
 	has func(index uint64) bool
 
 	mu    sync.Mutex

@@ -29,7 +29,7 @@ func (f fsm) Apply(l *raft.Log) any { return f.n.applier.apply(l) }
 // Snapshot begins a checkpoint of the device.
 func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 	a := f.n.applier
-	if a.dead.Load() != nil {
+	if a.dead.Load() != nil || f.n.isClosing() { // a close ends a copy in its midst
 		return nil, errStopped
 	}
 	a.mu.RLock()

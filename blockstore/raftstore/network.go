@@ -213,7 +213,7 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	})
 	nt.TimeoutScale = 1 // a manifest is small, but the answer comes when the copy is done
 	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
-	wire.covered, wire.has = n.stores.snapshotIndex, n.hasSnapshot
+	wire.covered, wire.has = n.stores.snapshotIndex, n.has
 	wire.start(nt.Consumer())
 	return &transport{NetworkTransport: nt, wire: wire, followers: &n.followers, hold: n.holdDeletes}
 }

@@ -197,10 +197,13 @@ func (s *stores) snapshotIndex() uint64 {
 	return 0
 }
 
-// hasSnapshot tells whether this replica's newest snapshot reaches to index, and it has what that says.
-func (n *Node) hasSnapshot(index uint64) bool {
+// has tells whether this replica has everything up to index: it was applied, and so is in a checkpoint or in the log.
+func (n *Node) has(index uint64) bool {
+	n.copying.mu.Lock()
+	copying := n.copying.mark != nil && n.copying.mark.Copying
+	n.copying.mu.Unlock()
 	p := &n.applier.progress
-	return index <= n.stores.snapshotIndex() && !p.copying.Load() && index <= p.applied.Load()
+	return !copying && !p.copying.Load() && index <= p.applied.Load()
 }
 
 // watchedLog notes the first promise of this directory, and slows a follower down that takes entries faster than it applies.
