@@ -35,7 +35,7 @@
 //
 // # Recovery
 //
-//  1. Check node.json, open the log and the snapshots.
+//  1. Check node.json, open the log and the snapshots; what the newest manifest contradicts leaves the log (LogStore.Agree).
 //  2. Take the state machine from the device's last finished checkpoint.
 //  3. If the device is behind the newest manifest, or a copy was cut short, copy (catchup.go).
 //  4. Raft replays the log from the newest manifest on; entries that the checkpoint covers are skipped.

@@ -41,7 +41,7 @@ type LogOptions struct {
 // to remove all entries first; then it would also remove entries above the snapshot, which
 // this node may have acknowledged. So IsMonotonic is false, and an append that leaves a gap
 // resets the log: everything before the gap is covered by the snapshot. That
-// also mends the node that crashed between the two.
+// also mends the node that crashed between the two. Entries that are covered, but not those of everybody, go at once (Agree).
 type LogStore struct {
 	back    logBack
 	cache   logCache
