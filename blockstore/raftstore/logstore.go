@@ -221,9 +221,7 @@ func (s *LogStore) Agree(index, term uint64) error {
 		return s.reset()
 	}
 	s.parked = 0
-	s.cache.dropBefore(index + 1)
-	defer s.ahead.dropBefore(index + 1)
-	return s.back.deleteFront(index + 1)
+	return s.cutFront(index + 1)
 }
 
 // reset removes all entries.
@@ -278,6 +276,11 @@ func (s *LogStore) deleteFront(before uint64) error {
 	if before <= s.back.first() {
 		return nil
 	}
+	return s.cutFront(before)
+}
+
+// cutFront removes the entries below before.
+func (s *LogStore) cutFront(before uint64) error {
 	s.cache.dropBefore(before)
 	defer s.ahead.dropBefore(before)
 	return s.back.deleteFront(before)

@@ -373,12 +373,8 @@ func (n *Node) handOver() {
 	if r == nil || r.State() != raft.Leader || n.voterCount() < 2 || n.applier.dead.Load() != nil {
 		return
 	}
-	done := make(chan error, 1)
-	go func() { done <- r.LeadershipTransfer().Error() }()
-	var err error
-	select {
-	case err = <-done:
-	case <-n.applier.died: // raft may wait for the applier, and answers nobody
+	answered, err := await(r.LeadershipTransfer(), n.applier.died) // raft may wait for the applier, and answers nobody
+	if !answered {
 		err = errStopped
 	}
 	if err != nil {

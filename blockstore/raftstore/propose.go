@@ -118,18 +118,26 @@ func (n *Node) commitOwn() error {
 	if err != nil {
 		return err
 	}
-	f := r.Apply(nil, n.limits.ProposeWait)
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }() // ends with raft at the latest
-	select {
-	case err = <-done:
-	case <-n.closing: // and before raft is ended, which nothing may keep from happening
+	answered, err := await(r.Apply(nil, n.limits.ProposeWait), n.closing) // before raft is ended, which nothing may keep from happening
+	if !answered {
 		return errors.New(errors.KindUnavailable, "this node is shutting down")
 	}
 	if err != nil {
 		return n.proposeError(err)
 	}
 	return nil
+}
+
+// await returns raft's answer, unless giveUp is closed before it comes: raft may never give one where its replica has died, or after its own end.
+func await(f raft.Future, giveUp <-chan struct{}) (answered bool, err error) {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return true, err
+	case <-giveUp:
+		return false, nil
+	}
 }
 
 // ProveLeadership is blockstore.Proposer's: an entry of the own term, appended after the call began, was committed.

@@ -101,9 +101,7 @@ func (n *Node) openStores() (*stores, error) {
 	}
 	s.closers = append(s.closers, s.entries)
 	s.noteSnapshot()
-	if edge := s.edge.Load(); edge != nil {
-		s.covered.Store(edge.Index)
-	}
+	s.covered.Store(s.snapshotIndex())
 	if err := s.agreeWithSnapshot(); err != nil {
 		_ = s.close()
 		return nil, err
@@ -189,7 +187,7 @@ func (s *stores) agreeWithSnapshot() error {
 	return s.entries.Agree(edge.Index, edge.Term)
 }
 
-// snapshotIndex is where the newest snapshot ends.
+// snapshotIndex is where the newest snapshot ends, 0 if there is none.
 func (s *stores) snapshotIndex() uint64 {
 	if edge := s.edge.Load(); edge != nil {
 		return edge.Index
@@ -297,10 +295,7 @@ func (w *watchedStable) write(set func() error) error {
 
 // scanStarts lets NewRaft, which comes next, look through the log the cheap way.
 func (s *stores) scanStarts() error {
-	first := uint64(1)
-	if edge := s.edge.Load(); edge != nil {
-		first = edge.Index + 1
-	}
+	first := s.snapshotIndex() + 1
 	last, err := s.entries.LastIndex()
 	if err == nil && first <= last {
 		s.watched.scan.begin(first, last)
