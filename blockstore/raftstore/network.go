@@ -108,11 +108,12 @@ type raftAddr string
 func (raftAddr) Network() string  { return "dfs" }
 func (a raftAddr) String() string { return string(a) }
 
-// transport is raft's network transport with four changes: entries go their own way (appendWire), votes are asked for without an id, how far
-// followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
+// transport is raft's network transport with five changes: entries go their own way (appendWire), new ones early (earlyAppends), votes are asked for
+// without an id, how far followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
 	wire      *appendWire
+	early     earlyAppends
 	followers *followers
 	hold      func()
 }
@@ -137,7 +138,16 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 
 func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(args.Entries) > 0 {
+		if t.early.answer(target, args, resp) {
+			t.early.acknowledged(target, args)
+			return nil
+		}
 		if done, err := t.wire.send(target, args, resp); done {
+			if err == nil && resp.Success {
+				t.early.acknowledged(target, args)
+			} else {
+				t.early.forget(target)
+			}
 			return err
 		}
 	}
@@ -165,6 +175,7 @@ func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 func (t *transport) Close() error {
 	err := t.NetworkTransport.Close()
 	t.wire.close()
+	t.early.wg.Wait()
 	return err
 }
 
@@ -215,5 +226,5 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
 	wire.covered, wire.has = n.stores.snapshotIndex, n.has
 	wire.start(nt.Consumer())
-	return &transport{NetworkTransport: nt, wire: wire, followers: &n.followers, hold: n.holdDeletes}
+	return &transport{NetworkTransport: nt, wire: wire, early: earlyAppends{send: wire.send}, followers: &n.followers, hold: n.holdDeletes}
 }

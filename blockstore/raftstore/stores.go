@@ -236,6 +236,7 @@ func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	w.node.waitBacklog()
+	w.node.sendEarly(logs)
 	return w.LogStore.StoreLogs(logs)
 }
 
