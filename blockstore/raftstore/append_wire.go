@@ -42,6 +42,8 @@ type appendWire struct {
 	covered func() uint64
 	// has tells whether this node has all up to an index, durably. nil: it never does.
 	has func(index uint64) bool
+	// elections has its say where candidates ask. nil: raft alone answers them.
+	elections *elections
 
 	mu    sync.Mutex
 	idle  map[raft.ServerAddress]*appendConn // one a target
@@ -87,6 +89,8 @@ func (w *appendWire) forward(other <-chan raft.RPC) {
 					w.wg.Go(func() { takeNothing(rpc, req) })
 					continue
 				}
+			case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest:
+				rpc = w.asked(rpc)
 			}
 			select {
 			case w.rpcs <- rpc:
@@ -115,30 +119,37 @@ type appendConn struct {
 
 // send carries a request to target and waits for the answer. done is false if it must go the other way: the
 // target's binary is older, or no frame can hold the request. As with raft's own transport the error is the other side's, after which
-// the connection goes on, or says what happened to the connection, which is closed then.
+// the connection goes on, or says what happened to the connection, which is closed then. A connection that was kept may be one that its other
+// side has left meanwhile, so then another is tried.
 func (w *appendWire) send(target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (done bool, err error) {
-	c, err := w.take(target)
-	if c == nil {
-		return err != nil, err
-	}
-	var size int
-	var ok bool
-	c.frame, c.behind, size, ok = encodeAppend(c.frame, args, c.behind[:0])
-	if !ok {
-		clear(c.behind)
-		w.giveBack(target, c)
-		return false, nil
-	}
-	problem, err := c.exchange(size, w.limit(size), resp)
-	if err != nil {
+	for {
+		c, kept, err := w.take(target)
+		if c == nil {
+			return err != nil, err
+		}
+		var size int
+		var ok bool
+		c.frame, c.behind, size, ok = encodeAppend(c.frame, args, c.behind[:0])
+		if !ok {
+			clear(c.behind)
+			w.giveBack(target, c)
+			return false, nil
+		}
+		begun := time.Now()
+		problem, err := c.exchange(size, w.limit(size), resp)
+		switch {
+		case err == nil && problem == "":
+			w.giveBack(target, c)
+			return true, nil
+		case err == nil:
+			w.giveBack(target, c)
+			return true, stderrors.New(problem)
+		}
 		c.conn.Close()
-		return true, errors.New(errors.KindUnavailable, "cannot send %d log entries to %s: %w", len(args.Entries), target, err)
+		if !kept || time.Since(begun) > leftWithin {
+			return true, errors.New(errors.KindUnavailable, "cannot send %d log entries to %s: %w", len(args.Entries), target, err)
+		}
 	}
-	w.giveBack(target, c)
-	if problem != "" {
-		return true, stderrors.New(problem)
-	}
-	return true, nil
 }
 
 // exchange writes the frame and the data behind it and reads the answer.
@@ -160,17 +171,18 @@ func (c *appendConn) exchange(size int, deadline time.Time, resp *raft.AppendEnt
 	return readAppended(c.r, resp)
 }
 
-// take gives a connection to target: nil and no error if that node knows no wire.
-func (w *appendWire) take(target raft.ServerAddress) (*appendConn, error) {
+// take gives a connection to target, and tells whether it was kept from an earlier request: nil and no error if that node knows no wire.
+func (w *appendWire) take(target raft.ServerAddress) (c *appendConn, kept bool, err error) {
 	w.mu.Lock()
-	c, until := w.idle[target], w.older[target]
+	until := w.older[target]
+	c = w.idle[target]
 	delete(w.idle, target)
 	w.mu.Unlock()
 	if c != nil {
-		return c, nil
+		return c, true, nil
 	}
 	if time.Now().Before(until) {
-		return nil, nil
+		return nil, false, nil
 	}
 	conn, err := w.stream.Dial(target, w.timeout)
 	if errors.Is(err, errors.KindTooNew) {
@@ -178,15 +190,15 @@ func (w *appendWire) take(target raft.ServerAddress) (*appendConn, error) {
 		w.mu.Lock()
 		w.older[target] = time.Now().Add(olderFor)
 		w.mu.Unlock()
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	w.mu.Lock()
 	delete(w.older, target)
 	w.mu.Unlock()
-	return &appendConn{conn: conn, raw: rawConn(conn), r: bufio.NewReaderSize(conn, 1024)}, nil
+	return &appendConn{conn: conn, raw: rawConn(conn), r: bufio.NewReaderSize(conn, 1024)}, false, nil
 }
 
 // rawConn takes the stream's wrapping off: only the system's own connections write several buffers in one call.
@@ -271,6 +283,25 @@ func (w *appendWire) serve(conn net.Conn) error {
 func takeNothing(rpc raft.RPC, req *raft.InstallSnapshotRequest) {
 	_, err := io.Copy(io.Discard, rpc.Reader)
 	rpc.Respond(&raft.InstallSnapshotResponse{Term: req.Term, Success: err == nil}, err)
+}
+
+// asked prepares a candidate's question for raft, and has the answer looked at on its way back.
+func (w *appendWire) asked(rpc raft.RPC) raft.RPC {
+	if w.elections == nil {
+		return rpc
+	}
+	rpc.Command = w.elections.ballot(rpc.Command)
+	asker, got := rpc.RespChan, make(chan raft.RPCResponse, 1)
+	rpc.RespChan = got
+	w.wg.Go(func() {
+		select {
+		case r := <-got:
+			asker <- r // has room for the one answer
+			w.elections.refused(r.Response, w.closed)
+		case <-w.closed:
+		}
+	})
+	return rpc
 }
 
 // vouch takes what this node's newest snapshot covers out of a request: its entries, and the entry before them, by which raft finds out whether its log is

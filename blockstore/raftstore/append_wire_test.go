@@ -127,6 +127,23 @@ func TestWireTellsTheOtherSidesErrors(t *testing.T) {
 	}
 }
 
+// TestWireToARestartedNode: the connection that is kept is one that the node has left; the next request goes over another, and no error is told.
+func TestWireToARestartedNode(t *testing.T) {
+	a, b := newWireEnd(t, "127.0.0.1:0", 1, 5*time.Second), newWireEnd(t, "127.0.0.1:0", 2, 5*time.Second)
+	b.answer(accepting)
+	var resp raft.AppendEntriesResponse
+	if _, err := a.send(b.address, oneEntry(1), &resp); err != nil {
+		t.Fatal(err)
+	}
+	at, _, _ := splitServer(string(b.address))
+	b.end()
+	again := newWireEnd(t, at, 2, 5*time.Second)
+	again.answer(accepting)
+	if done, err := a.send(b.address, oneEntry(2), &resp); !done || err != nil || resp.LastLog != 2 {
+		t.Errorf("after the restart: %v %v %+v", done, err, resp)
+	}
+}
+
 // TestWireAfterARestart: the old connection breaks, which is told, and the next request finds the new process.
 func TestWireAfterARestart(t *testing.T) {
 	a, b := newWireEnd(t, "127.0.0.1:0", 1, 5*time.Second), newWireEnd(t, "127.0.0.1:0", 2, 5*time.Second)

@@ -76,9 +76,8 @@ func (n *Node) Checkpoint(ctx context.Context) error {
 	case <-n.closing:
 		return errStopped
 	}
-	conf := r.ReloadableConfig()
-	conf.TrailingLogs = n.stores.entries.TrailingFor(n.limits.TrailingBytes)
-	if err := r.ReloadConfig(conf); err != nil {
+	trailing := n.stores.entries.TrailingFor(n.limits.TrailingBytes)
+	if err := n.elections.reload(r, func(c *raft.ReloadableConfig) { c.TrailingLogs = trailing }); err != nil {
 		return errors.New(errors.KindInvalid, "cannot set the trailing logs: %w", err)
 	}
 	volume := n.applier.volume.Load()

@@ -108,8 +108,27 @@ type raftAddr string
 func (raftAddr) Network() string  { return "dfs" }
 func (a raftAddr) String() string { return string(a) }
 
-// transport is raft's network transport with five changes: entries go their own way (appendWire), new ones early (earlyAppends), votes are asked for
-// without an id, how far followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
+// connsKept is how many idle connections raft's transport keeps to a node.
+const connsKept = 3
+
+// leftWithin bounds the time in which a request fails that goes over a connection which its other side has left.
+const leftWithin = 100 * time.Millisecond
+
+// again makes a request over and over while it may have gone over a connection that its other side had left: raft's transport keeps those to a node that
+// was restarted, and raft waits from half a second to an election timeout before it asks again. All of raft's requests may come twice.
+func again(request func() error) error {
+	var err error
+	for range connsKept + 1 {
+		begun := time.Now()
+		if err = request(); err == nil || time.Since(begun) > leftWithin {
+			return err
+		}
+	}
+	return err
+}
+
+// transport is raft's network transport with six changes: entries go their own way (appendWire), new ones early (earlyAppends), votes are asked for
+// without an id, what fails on a connection that was left is asked again, how far followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
 	wire      *appendWire
@@ -151,7 +170,7 @@ func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *ra
 			return err
 		}
 	}
-	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+	return again(func() error { return t.NetworkTransport.AppendEntries(id, target, args, resp) })
 }
 
 // RequestVote asks for a vote without naming the candidate's id. Raft's library would refuse it to a
@@ -161,14 +180,14 @@ func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *ra
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	nameless := *args
 	nameless.ID = nil
-	return t.NetworkTransport.RequestVote(id, target, &nameless, resp)
+	return again(func() error { return t.NetworkTransport.RequestVote(id, target, &nameless, resp) })
 }
 
 // RequestPreVote asks in the same way. It must name a voter that is known where it is asked: there the id serves for nothing else.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	asked := *args
 	asked.ID = []byte(id)
-	return t.NetworkTransport.RequestPreVote(id, target, &asked, resp)
+	return again(func() error { return t.NetworkTransport.RequestPreVote(id, target, &asked, resp) })
 }
 
 // Close ends both ways and every connection.
@@ -217,14 +236,14 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	nt := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger:                  newRaftLogger(n.log, "raft-net"),
 		Stream:                  streamOf(n.opts.Mux.Raft(), mux.DialRaft),
-		MaxPool:                 3,
+		MaxPool:                 connsKept,
 		MaxRPCsInFlight:         1, // 2 can wedge a follower for good
 		Timeout:                 n.limits.RPCTimeout,
 		MsgpackUseNewTimeFormat: true,
 	})
 	nt.TimeoutScale = 1 // a manifest is small, but the answer comes when the copy is done
 	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
-	wire.covered, wire.has = n.stores.snapshotIndex, n.has
+	wire.covered, wire.has, wire.elections = n.stores.snapshotIndex, n.has, &n.elections
 	wire.start(nt.Consumer())
 	return &transport{NetworkTransport: nt, wire: wire, early: earlyAppends{send: wire.send}, followers: &n.followers, hold: n.holdDeletes}
 }

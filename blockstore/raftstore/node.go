@@ -47,6 +47,7 @@ type Node struct {
 	capacity      capacityState
 	checkpoints   checkpointState
 	followers     followers
+	elections     elections
 	keepBytes     atomic.Int64 // see setKeepBytes
 	spareBytes    atomic.Int64 // of the log, kept for followers alone; as of the last second
 }
@@ -65,6 +66,7 @@ func Open(opts Options) (*Node, error) {
 	n := &Node{opts: opts, limits: opts.Limits.withDefaults(), log: opts.Logger.With("node", string(opts.ID)), closing: make(chan struct{})}
 	n.inFlight = semaphore.NewWeighted(n.limits.InFlightBytes)
 	n.prover.commit = n.commitOwn
+	n.elections = elections{heartbeat: n.limits.HeartbeatTimeout, raft: n.raft.Load}
 	n.reign.init()
 	n.checkpoints.turn = make(chan struct{}, 1)
 	if err := n.open(); err != nil {
@@ -220,6 +222,7 @@ func (n *Node) run() {
 	n.raft.Store(r)
 	n.applier.progress.wake()
 	n.spawn(func() { n.watchRaft(r) })
+	n.spawn(func() { n.elections.loop(r, n.closing) })
 	n.spawn(n.checkpointLoop)
 	n.spawn(n.retainLoop)
 	n.spawn(n.capacityLoop)
@@ -241,7 +244,7 @@ func (n *Node) raftConfig() *raft.Config {
 	c.LocalID = n.ident.serverID()
 	c.Logger = newRaftLogger(n.log, "raft")
 	c.HeartbeatTimeout = n.limits.HeartbeatTimeout
-	c.ElectionTimeout = n.limits.HeartbeatTimeout
+	c.ElectionTimeout = n.limits.HeartbeatTimeout + electionSlack
 	c.LeaderLeaseTimeout = n.limits.HeartbeatTimeout
 	c.CommitTimeout = n.limits.CommitTimeout
 	c.MaxAppendEntries = raftEntriesMax
