@@ -38,6 +38,7 @@ func TestWritesInOrder(t *testing.T) {
 	withClient(t, 3, 1, func(t *testing.T, g *group, c *Client) {
 		released := spoilReleased(t, c)
 		defer func() {
+			synctest.Wait() // a record is released after it is told to be done
 			if n := released.Load(); n != 500 {
 				t.Errorf("%d records of 500 are released", n)
 			}
