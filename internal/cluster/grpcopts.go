@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 
 	"dfs/internal/rpcerr"
@@ -56,6 +57,7 @@ func DialOptions(creds credentials.TransportCredentials, dial Dialer) []grpc.Dia
 		grpc.WithWriteBufferSize(bufferBytes),
 		grpc.WithSharedWriteBuffer(true),
 		grpc.WithDisableServiceConfig(),
+		experimental.WithBufferPool(newFrames()),
 		grpc.WithDisableRetry(), // dfs retries by itself, under the same numbers
 		grpc.WithNoProxy(),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -86,6 +88,7 @@ func ServerOptions(creds credentials.TransportCredentials) []grpc.ServerOption {
 		grpc.WriteBufferSize(bufferBytes),
 		grpc.SharedWriteBuffer(true),
 		grpc.MaxConcurrentStreams(1024),
+		experimental.BufferPool(newFrames()),
 		grpc.MaxHeaderListSize(64 << 10),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
