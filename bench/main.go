@@ -108,7 +108,7 @@ func run(c config) error {
 	return nil
 }
 
-// bareFigures is what bench/bareraft makes on the same log store: medians of as many rounds as dfs has, the first on a fresh log, as with dfs.
+// bareFigures is what bench/bareraft makes on the same log store: medians of as many rounds as dfs has, after as many bytes to warm up (warm).
 type bareFigures struct{ oneMillis, bulkMBPerSecond float64 }
 
 // bare runs the three-process hashicorp/raft yardstick.
