@@ -34,6 +34,7 @@ type appendWire struct {
 	timeout time.Duration
 	log     *slog.Logger
 	rpcs    chan raft.RPC // what raft consumes: of both ways
+	intake  intake
 	closed  chan struct{}
 	once    sync.Once
 	wg      sync.WaitGroup
@@ -51,7 +52,7 @@ type appendWire struct {
 }
 
 func newAppendWire(s *stream, timeout time.Duration, log *slog.Logger) *appendWire {
-	return &appendWire{stream: s, timeout: timeout, log: log, rpcs: make(chan raft.RPC), closed: make(chan struct{}),
+	return &appendWire{stream: s, timeout: timeout, log: log, rpcs: make(chan raft.RPC), intake: intake{over: make(chan struct{})}, closed: make(chan struct{}),
 		slots: make(chan struct{}, appendConnsMax), idle: map[raft.ServerAddress]*appendConn{}, older: map[raft.ServerAddress]time.Time{}}
 }
 
@@ -70,6 +71,7 @@ func (w *appendWire) start(other <-chan raft.RPC) {
 
 // close ends every connection and waits for the goroutines.
 func (w *appendWire) close() {
+	w.deafen()
 	w.once.Do(func() {
 		close(w.closed)
 		_ = w.stream.Close()
@@ -92,15 +94,44 @@ func (w *appendWire) forward(other <-chan raft.RPC) {
 			case *raft.RequestVoteRequest, *raft.RequestPreVoteRequest:
 				rpc = w.asked(rpc)
 			}
-			select {
-			case w.rpcs <- rpc:
-			case <-w.closed:
-				return
-			}
+			w.give(rpc)
 		case <-w.closed:
 			return
 		}
 	}
+}
+
+// intake ends before raft does: see appendWire.deafen.
+type intake struct {
+	mu   sync.RWMutex // held shared while a request waits for raft to take it
+	over chan struct{}
+	once sync.Once
+}
+
+// give waits until raft takes a request; false if it takes none any more, and the request was answered so.
+func (w *appendWire) give(rpc raft.RPC) bool {
+	w.intake.mu.RLock()
+	defer w.intake.mu.RUnlock()
+	select {
+	case <-w.intake.over:
+	default:
+		select {
+		case w.rpcs <- rpc:
+			return true
+		case <-w.intake.over:
+		}
+	}
+	rpc.Respond(nil, raft.ErrTransportShutdown)
+	return false
+}
+
+// deafen has raft take no more requests from here on. The end of a node ends a copy in its midst, too, and raft then goes on where it was
+// before, for as long as it takes to shut it down; but the log that the copy was to replace is gone (LogStore.Agree), and raft would
+// panic over the first entries that it is told to be committed.
+func (w *appendWire) deafen() {
+	w.intake.once.Do(func() { close(w.intake.over) })
+	w.intake.mu.Lock() // those that waited are out
+	defer w.intake.mu.Unlock()
 }
 
 // limit is the time that a transfer of so many bytes may take.
@@ -122,34 +153,40 @@ type appendConn struct {
 // the connection goes on, or says what happened to the connection, which is closed then. A connection that was kept may be one that its other
 // side has left meanwhile, so then another is tried.
 func (w *appendWire) send(target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (done bool, err error) {
-	for {
-		c, kept, err := w.take(target)
-		if c == nil {
-			return err != nil, err
-		}
-		var size int
-		var ok bool
-		c.frame, c.behind, size, ok = encodeAppend(c.frame, args, c.behind[:0])
-		if !ok {
-			clear(c.behind)
-			w.giveBack(target, c)
-			return false, nil
-		}
-		begun := time.Now()
-		problem, err := c.exchange(size, w.limit(size), resp)
-		switch {
-		case err == nil && problem == "":
-			w.giveBack(target, c)
-			return true, nil
-		case err == nil:
-			w.giveBack(target, c)
-			return true, stderrors.New(problem)
-		}
-		c.conn.Close()
-		if !kept || time.Since(begun) > leftWithin {
-			return true, errors.New(errors.KindUnavailable, "cannot send %d log entries to %s: %w", len(args.Entries), target, err)
+	for range 2 {
+		var left bool
+		if done, left, err = w.attempt(target, args, resp); !left {
+			break
 		}
 	}
+	return done, err
+}
+
+// attempt is send over one connection. left: it failed as one does that was kept, and that the other side has left.
+func (w *appendWire) attempt(target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (done, left bool, err error) {
+	c, kept, err := w.take(target)
+	if c == nil {
+		return err != nil, false, err
+	}
+	var size int
+	var ok bool
+	c.frame, c.behind, size, ok = encodeAppend(c.frame, args, c.behind[:0])
+	if !ok {
+		clear(c.behind)
+		w.giveBack(target, c)
+		return false, false, nil
+	}
+	begun := time.Now()
+	problem, err := c.exchange(size, w.limit(size), resp)
+	if err != nil {
+		c.conn.Close()
+		return true, kept && time.Since(begun) <= leftWithin, errors.New(errors.KindUnavailable, "cannot send %d log entries to %s: %w", len(args.Entries), target, err)
+	}
+	w.giveBack(target, c)
+	if problem != "" {
+		return true, false, stderrors.New(problem)
+	}
+	return true, false, nil
 }
 
 // exchange writes the frame and the data behind it and reads the answer.
@@ -306,12 +343,18 @@ func (w *appendWire) asked(rpc raft.RPC) raft.RPC {
 
 // vouch takes what this node's newest snapshot covers out of a request: its entries, and the entry before them, by which raft finds out whether its log is
 // the leader's so far. Whatever is covered was committed, so every leader that raft still listens to has the same. Raft compares with
-// its own log alone, which may have none of it any more, and with what it remembers of its last entry.
+// its own log alone, which may have none of it any more, and with what it remembers of its last entry. And raft takes all of its log for committed that the leader
+// has committed that much of, so what the request does not show to be the leader's is not told to be committed: entries of another leader could stand there.
 func (w *appendWire) vouch(req *raft.AppendEntriesRequest) {
 	if w.covered == nil {
 		return
 	}
 	covered := w.covered()
+	shown := max(req.PrevLogEntry, covered)
+	if n := len(req.Entries); n > 0 {
+		shown = max(shown, req.Entries[n-1].Index)
+	}
+	req.LeaderCommitIndex = min(req.LeaderCommitIndex, shown)
 	if req.PrevLogEntry <= covered {
 		req.PrevLogEntry, req.PrevLogTerm = 0, 0
 	}
@@ -324,9 +367,7 @@ func (w *appendWire) vouch(req *raft.AppendEntriesRequest) {
 func (w *appendWire) deliver(req *raft.AppendEntriesRequest) (*raft.AppendEntriesResponse, string, error) {
 	w.vouch(req)
 	got := make(chan raft.RPCResponse, 1)
-	select {
-	case w.rpcs <- raft.RPC{Command: req, RespChan: got}:
-	case <-w.closed:
+	if !w.give(raft.RPC{Command: req, RespChan: got}) {
 		return nil, "", raft.ErrTransportShutdown
 	}
 	select {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,6 +161,7 @@ type cluster struct {
 	boot  map[blockstore.NodeID]string
 	wrap  func(id string, d blockstore.Device) blockstore.Device
 	disks map[string]*simdisk.Disk // in place of the host's, where there is one
+	mute  atomic.Bool              // no node is given anything that it fetches
 
 	mu    sync.Mutex
 	nodes map[string]*testNode // by address
@@ -341,7 +343,8 @@ func (c *cluster) eventually(what string, f func() bool) {
 	}
 }
 
-// leader waits for the leader among the running nodes that are not cut off.
+// leader waits for the leader among the running nodes that are not cut off. One that was cut off until now may not have heard of its
+// successor yet: the later term counts.
 func (c *cluster) leader() *testNode {
 	c.t.Helper()
 	var found *testNode
@@ -350,12 +353,11 @@ func (c *cluster) leader() *testNode {
 			c.net.mu.Lock()
 			cut := c.net.cut[addrOf(n.id)]
 			c.net.mu.Unlock()
-			if !cut && n.Leadership().Self {
+			if l := n.Leadership(); !cut && l.Self && (found == nil || l.Term > found.Leadership().Term) {
 				found = n
-				return true
 			}
 		}
-		return false
+		return found != nil
 	})
 	return found
 }
@@ -403,7 +405,7 @@ func (f *memFetcher) to(addr, method string) (*Node, error) {
 	defer f.c.mu.Unlock()
 	f.c.calls[method]++
 	n := f.c.nodes[addr]
-	if n == nil || cut {
+	if n == nil || cut || f.c.mute.Load() {
 		return nil, errors.New(errors.KindUnavailable, "%s is not there", addr)
 	}
 	return n.Node, nil

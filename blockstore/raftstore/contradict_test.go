@@ -123,7 +123,11 @@ func TestVouch(t *testing.T) {
 		for i := tc.first; i <= tc.last && i > 0; i++ {
 			req.Entries = append(req.Entries, &raft.Log{Index: i})
 		}
+		req.LeaderCommitIndex = 1000
 		(&appendWire{covered: func() uint64 { return tc.covered }}).vouch(req)
+		if want := max(tc.prev, tc.last, tc.covered); req.LeaderCommitIndex != want {
+			t.Errorf("%+v: committed up to %d, want %d", tc, req.LeaderCommitIndex, want)
+		}
 		first := uint64(0)
 		if len(req.Entries) > 0 {
 			first = req.Entries[0].Index
@@ -180,4 +184,30 @@ func TestOlderSnapshot(t *testing.T) {
 		f.check(t, w.last, 7, 0, 30, 'A')
 		sameStates(t, c, w.last)
 	})
+}
+
+// TestEndInACopy: a node that is ended in the midst of a copy, with entries for it on the way, ends. Without the guard raft takes some of those entries in one
+// end of two, before it is shut down, and panics: the log that the copy was to replace is gone.
+func TestEndInACopy(t *testing.T) {
+	for i := range 16 {
+		inVirtualTime(t, fmt.Sprint(i), func(t *testing.T) {
+			c := newCluster(t, "a", "b", "c")
+			c.limit.TrailingBytes = 1
+			_, behind := c.leaveBehind(4)
+			c.mute.Store(true)
+			n := c.start(behind)
+			c.eventually("it copies", func() bool { return n.CatchUp().Active })
+			l, edge := c.leader(), n.stores.edge.Load()
+			term := l.raft.Load().CurrentTerm()
+			for range 8 {
+				go func() {
+					args := &raft.AppendEntriesRequest{RPCHeader: question(l).RPCHeader, Term: term, PrevLogEntry: edge.Index, PrevLogTerm: edge.Term,
+						LeaderCommitIndex: edge.Index + 1, Entries: []*raft.Log{{Index: edge.Index + 1, Term: term, Type: raft.LogNoop}}}
+					_, _ = l.transport.wire.send(n.transport.LocalAddr(), args, new(raft.AppendEntriesResponse))
+				}()
+			}
+			time.Sleep(50 * time.Millisecond) // they wait for raft
+			c.stop(behind)
+		})
+	}
 }

@@ -229,3 +229,26 @@ func TestTermCannotBeNoted(t *testing.T) {
 		})
 	}
 }
+
+// TestTermNeverGoesBack: raft has goroutines that may try, and the node ends rather than follow a leader of a term that it has left.
+func TestTermNeverGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, "a")
+		a := c.start("a")
+		c.leader()
+		term, err := a.stores.stable.GetUint64(keyCurrentTerm)
+		if err != nil || term < 1 {
+			t.Fatal(term, err)
+		}
+		returned := make(chan error, 1)
+		go func() { returned <- a.stores.stable.SetUint64(keyCurrentTerm, term-1) }()
+		select {
+		case <-a.fatal:
+		case err := <-returned:
+			t.Errorf("the term was set back: %v", err)
+		}
+		if now, err := a.stores.stable.GetUint64(keyCurrentTerm); err != nil || now != term {
+			t.Errorf("term %d became %d (%v)", term, now, err)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -22,6 +23,7 @@ type stream struct {
 	dial    mux.Dialer
 	cluster mux.ClusterID
 	address raft.ServerAddress
+	dials   atomic.Int64
 
 	mu     sync.Mutex
 	conns  map[*streamConn]struct{} // open; raft leaves them open when it ends
@@ -87,6 +89,13 @@ func (s *stream) Close() error {
 
 // Dial connects to a member.
 func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	s.dials.Add(1)
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return nil, net.ErrClosed
+	}
 	addr, inc, ok := splitServer(string(address))
 	if !ok {
 		return nil, errors.New(errors.KindInvalid, "raft address %q names no incarnation", address)
@@ -115,24 +124,27 @@ const connsKept = 3
 const leftWithin = 100 * time.Millisecond
 
 // again makes a request over and over while it may have gone over a connection that its other side had left: raft's transport keeps those to a node that
-// was restarted, and raft waits from half a second to an election timeout before it asks again. All of raft's requests may come twice.
-func again(request func() error) error {
+// was restarted, and raft waits from half a second to an election timeout before it asks again. dials tells how often the transport has opened one: a new connection
+// was not left. Only requests that may come twice are made so: for entries, votes, and promises of votes.
+func again(dials func() int64, request func() error) error {
 	var err error
 	for range connsKept + 1 {
-		begun := time.Now()
-		if err = request(); err == nil || time.Since(begun) > leftWithin {
+		begun, before := time.Now(), dials()
+		if err = request(); err == nil || dials() != before || time.Since(begun) > leftWithin {
 			return err
 		}
 	}
 	return err
 }
 
-// transport is raft's network transport with six changes: entries go their own way (appendWire), new ones early (earlyAppends), votes are asked for
-// without an id, what fails on a connection that was left is asked again, how far followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
+// transport is raft's network transport with seven changes: entries go their own way (appendWire), new ones early (earlyAppends), votes are asked for
+// without an id, what fails on a connection that was left is asked again, only heartbeats that change nothing pass raft's main goroutine by, how far followers have come is noted, and while one installs a snapshot, and so pulls chunks, this node keeps the log behind the snapshot.
 type transport struct {
 	*raft.NetworkTransport
 	wire      *appendWire
 	early     earlyAppends
+	dials     func() int64      // how often NetworkTransport has dialled
+	raft      func() *raft.Raft // nil before it runs
 	followers *followers
 	hold      func()
 }
@@ -142,6 +154,25 @@ var (
 	_ raft.WithPreVote = (*transport)(nil)
 	_ raft.WithClose   = (*transport)(nil)
 )
+
+// SetHeartbeatHandler has heartbeats handled beside raft's main goroutine, which may be busy with a long write, so that a follower knows of its leader
+// meanwhile: those of the leader's own term, on a follower. Any other one makes a follower of this node, or changes its term, as the main goroutine
+// may do at the same time: a term that was just left for a vote would be set back, and the node would follow the leader of a term in
+// which it has promised to follow none (watchedStable.raiseTerm ends it then).
+func (t *transport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	if handle == nil {
+		t.NetworkTransport.SetHeartbeatHandler(nil)
+		return
+	}
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		r := t.raft()
+		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && r != nil && r.State() == raft.Follower && r.CurrentTerm() == req.Term {
+			handle(rpc)
+			return
+		}
+		t.wire.give(rpc)
+	})
+}
 
 // Consumer gives the requests of both ways.
 func (t *transport) Consumer() <-chan raft.RPC { return t.wire.rpcs }
@@ -170,7 +201,7 @@ func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *ra
 			return err
 		}
 	}
-	return again(func() error { return t.NetworkTransport.AppendEntries(id, target, args, resp) })
+	return again(t.dials, func() error { return t.NetworkTransport.AppendEntries(id, target, args, resp) })
 }
 
 // RequestVote asks for a vote without naming the candidate's id. Raft's library would refuse it to a
@@ -180,14 +211,14 @@ func (t *transport) append(id raft.ServerID, target raft.ServerAddress, args *ra
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	nameless := *args
 	nameless.ID = nil
-	return again(func() error { return t.NetworkTransport.RequestVote(id, target, &nameless, resp) })
+	return again(t.dials, func() error { return t.NetworkTransport.RequestVote(id, target, &nameless, resp) })
 }
 
 // RequestPreVote asks in the same way. It must name a voter that is known where it is asked: there the id serves for nothing else.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	asked := *args
 	asked.ID = []byte(id)
-	return again(func() error { return t.NetworkTransport.RequestPreVote(id, target, &asked, resp) })
+	return again(t.dials, func() error { return t.NetworkTransport.RequestPreVote(id, target, &asked, resp) })
 }
 
 // Close ends both ways and every connection.
@@ -233,9 +264,10 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	streamOf := func(l net.Listener, greet greeter) *stream {
 		return &stream{Listener: l, greet: greet, dial: n.opts.Dial, cluster: cluster, address: address}
 	}
+	own := streamOf(n.opts.Mux.Raft(), mux.DialRaft)
 	nt := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger:                  newRaftLogger(n.log, "raft-net"),
-		Stream:                  streamOf(n.opts.Mux.Raft(), mux.DialRaft),
+		Stream:                  own,
 		MaxPool:                 connsKept,
 		MaxRPCsInFlight:         1, // 2 can wedge a follower for good
 		Timeout:                 n.limits.RPCTimeout,
@@ -245,5 +277,5 @@ func newTransport(n *Node, cluster mux.ClusterID, address raft.ServerAddress) *t
 	wire := newAppendWire(streamOf(n.opts.Mux.Append(), mux.DialAppend), n.limits.RPCTimeout, n.log.With("part", "raft-entries"))
 	wire.covered, wire.has, wire.elections = n.stores.snapshotIndex, n.has, &n.elections
 	wire.start(nt.Consumer())
-	return &transport{NetworkTransport: nt, wire: wire, early: earlyAppends{send: wire.send}, followers: &n.followers, hold: n.holdDeletes}
+	return &transport{NetworkTransport: nt, wire: wire, early: earlyAppends{send: wire.send}, dials: own.dials.Load, raft: n.raft.Load, followers: &n.followers, hold: n.holdDeletes}
 }

@@ -243,8 +243,8 @@ func (n *Node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = n.ident.serverID()
 	c.Logger = newRaftLogger(n.log, "raft")
-	c.HeartbeatTimeout = n.limits.HeartbeatTimeout
-	c.ElectionTimeout = n.limits.HeartbeatTimeout + electionSlack
+	c.HeartbeatTimeout = n.elections.patience()
+	c.ElectionTimeout = n.elections.patience() + electionSlack
 	c.LeaderLeaseTimeout = n.limits.HeartbeatTimeout
 	c.CommitTimeout = n.limits.CommitTimeout
 	c.MaxAppendEntries = raftEntriesMax
@@ -352,6 +352,9 @@ func (n *Node) Close() error {
 	var err error
 	n.ended.Do(func() {
 		n.handOver()
+		if n.raft.Load() != nil {
+			n.transport.wire.deafen()
+		}
 		close(n.closing)
 		n.applier.gate.liftAny()
 		for _, disarm := range n.stores.disarm {

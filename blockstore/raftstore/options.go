@@ -69,7 +69,7 @@ type Limits struct {
 	FollowerLogBytes    int64         // a log of this size is kept while a follower that answers still needs it (8 times TrailingBytes, so 1 GiB, half of HoldLogBytes at most; less if little of the disk is free); negative: none
 	HoldLogBytes        int64         // a log of this size is cut even while a replica copies, which then starts over (2 GiB)
 	BacklogEntries      uint64        // entries that a follower takes beyond what it has applied of the committed (128)
-	HeartbeatTimeout    time.Duration // without word from the leader for this long, a follower stands for election (800 ms)
+	HeartbeatTimeout    time.Duration // without word from the leader for this long, a follower believes in none, and soon stands for election (800 ms)
 	CommitTimeout       time.Duration // an idle leader tells followers the commit index this often (500 ms)
 	RPCTimeout          time.Duration // of Raft messages (10 s)
 	ReadWait            time.Duration // the longest a local read waits for its index (300 ms)

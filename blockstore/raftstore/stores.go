@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -262,9 +263,12 @@ func (n *Node) waitBacklog() {
 	}
 }
 
+// watchedStable keeps raft's term and vote. The term never goes back: raft takes heartbeats on goroutines of their own, which may find the term theirs, be
+// overtaken by a vote in a later one, and set it back. The node would then follow a leader of a term in which it has promised to follow none.
 type watchedStable struct {
 	raft.StableStore
 	node *Node
+	mu   sync.Mutex // over looking at the term and setting it
 }
 
 // Set stores a value durably.
@@ -274,7 +278,24 @@ func (w *watchedStable) Set(key, val []byte) error {
 
 // SetUint64 stores a value durably.
 func (w *watchedStable) SetUint64(key []byte, val uint64) error {
-	return w.write(func() error { return w.StableStore.SetUint64(key, val) })
+	return w.write(func() error {
+		if bytes.Equal(key, keyCurrentTerm) {
+			return w.raiseTerm(val)
+		}
+		return w.StableStore.SetUint64(key, val)
+	})
+}
+
+// raiseTerm ends the node rather than setting its term back: raft would go on with the lower one in memory.
+func (w *watchedStable) raiseTerm(term uint64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now, err := w.GetUint64(keyCurrentTerm); err == nil && now > term {
+		err := errors.New(errors.KindIO, "raft would go back from term %d to term %d, which it may not: this node ends, nothing is lost; start it again", now, term)
+		w.node.storeFailed(err)
+		return err
+	}
+	return w.StableStore.SetUint64(keyCurrentTerm, term)
 }
 
 // write stores a value. Raft panics where it cannot note a term, so it is told of no failure: it waits here for the end of this node, whose user
