@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"dfs/internal/errors"
 	"dfs/posixclient"
 )
 
@@ -168,9 +167,4 @@ func closing(err *error, close func() error) {
 	if cerr := close(); *err == nil && cerr != nil {
 		*err = cerr
 	}
-}
-
-// errNotRegular refuses what only regular files can.
-func errNotRegular(path string) error {
-	return errors.New(errors.KindInvalid, "%s is not a regular file", path)
 }

@@ -15,7 +15,7 @@ import (
 	"dfs/tests/harness"
 )
 
-// terminal is a pseudo-terminal with a dfs shell on it.
+// terminal is a pseudo-terminal with a dfs command on it.
 type terminal struct {
 	t    *testing.T
 	keys *os.File
@@ -27,7 +27,15 @@ type terminal struct {
 	seen   int             // of it, by shows
 }
 
+// newTerminal is a terminal with a dfs shell that waits for a command.
 func newTerminal(t *testing.T, c *harness.Cluster) *terminal {
+	t.Helper()
+	s := startTerminal(t, "shell", "-c", c.Addresses())
+	s.shows("dfs> ")
+	return s
+}
+
+func startTerminal(t *testing.T, args ...string) *terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -49,7 +57,7 @@ func newTerminal(t *testing.T, c *harness.Cluster) *terminal {
 		t.Fatal(err)
 	}
 	defer tty.Close()
-	s := &terminal{t: t, keys: master, cmd: exec.Command(harness.Binary(t), "shell", "-c", c.Addresses()), done: make(chan struct{})}
+	s := &terminal{t: t, keys: master, cmd: exec.Command(harness.Binary(t), args...), done: make(chan struct{})}
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = tty, tty, tty
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -65,7 +73,6 @@ func newTerminal(t *testing.T, c *harness.Cluster) *terminal {
 		<-s.done
 		_ = master.Close()
 	})
-	s.shows("dfs> ")
 	return s
 }
 
@@ -112,13 +119,13 @@ func (s *terminal) shows(text string) {
 	}
 }
 
-// ends waits for the end of the shell.
+// ends waits for the end of the command.
 func (s *terminal) ends(code int) {
 	s.t.Helper()
 	select {
 	case <-s.done:
 	case <-time.After(20 * time.Second):
-		s.t.Fatal("the shell does not end")
+		s.t.Fatal("the command does not end")
 	}
 	if got := s.cmd.ProcessState.ExitCode(); got != code {
 		s.t.Errorf("exit %d, want %d; the screen: %q", got, code, s.screen.String())
