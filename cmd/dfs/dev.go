@@ -53,9 +53,9 @@ there again at the next start.`,
 	c.Flags().StringVar(&opt.logLevel, "log-level", "info", "what the processes log: debug, info, warn or error")
 	c.Flags().StringArrayVar(&opt.mountArgs, "mount-option", nil, "flag for the mount, such as --mount-option=--cache=512MiB (repeatable)")
 	c.AddCommand(
-		&cobra.Command{Use: "stop", Short: "unmount and stop what dfs dev started", Args: noArgs,
+		&cobra.Command{Use: "stop", Short: "unmount and stop what dfs dev started", Args: noArgs, Example: "  dfs dev stop\n  dfs dev stop --data /srv/try",
 			RunE: func(c *cobra.Command, _ []string) error { return stopDev(c.Context(), opt.data, c.OutOrStdout()) }},
-		&cobra.Command{Use: "mount DIR", Short: "add an independent mount of the dev cluster", Args: exactArgs(1),
+		&cobra.Command{Use: "mount DIR", Short: "add an independent mount of the dev cluster", Args: exactArgs(1), Example: "  dfs dev mount /mnt/second",
 			RunE: func(c *cobra.Command, args []string) error {
 				return mountDev(c.Context(), opt.data, args[0], c.OutOrStdout())
 			}},

@@ -109,7 +109,7 @@ Try it on this machine:  dfs dev ./mnt`,
 
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "tell the version", Args: noArgs,
+		Use: "version", Short: "tell the version", Args: noArgs, Example: "  dfs version",
 		RunE: func(c *cobra.Command, _ []string) error {
 			revision := ""
 			if info, ok := debug.ReadBuildInfo(); ok {

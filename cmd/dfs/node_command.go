@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -20,33 +22,37 @@ const catchUpPoll = 100 * time.Millisecond
 
 func newNodeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "list, add, replace, remove and recover nodes", Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+		Example: "  dfs node ls -c 127.0.0.1:7470\n  dfs node replace c d 127.0.0.1:7480",
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() }}
 	var cluster string
+	var wait time.Duration
 	c.PersistentFlags().StringVarP(&cluster, "cluster", "c", os.Getenv(clusterVariable), "the nodes' addresses (default $"+clusterVariable+")")
+	c.PersistentFlags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for a leader")
 	var force bool
 	run := func(f func(ctx context.Context, o *operator, args []string) error) func(*cobra.Command, []string) error {
 		return func(c *cobra.Command, args []string) error {
-			return withOperator(c, []string{cluster}, func(ctx context.Context, o *operator) error { return f(ctx, o, args) })
+			return withOperator(c, []string{cluster}, func(ctx context.Context, o *operator) error {
+				o.leaderWait = wait
+				return f(ctx, o, args)
+			})
 		}
 	}
-	remove := &cobra.Command{Use: "remove ID", Short: "take a node out of the cluster", Args: exactArgs(1),
+	remove := &cobra.Command{Use: "remove ID", Short: "take a node out of the cluster", Args: exactArgs(1), Example: "  dfs node remove c\n  dfs node remove --force c    # two are left",
 		RunE: run(func(ctx context.Context, o *operator, args []string) error { return o.removeNode(ctx, args[0], force) })}
 	remove.Flags().BoolVar(&force, "force", false, "even if fewer than three voters remain")
 	c.AddCommand(
-		&cobra.Command{Use: "ls", Short: "list the nodes", Args: noArgs,
+		&cobra.Command{Use: "ls", Short: "list the nodes", Args: noArgs, Example: "  dfs node ls -c 127.0.0.1:7470",
 			RunE: run(func(ctx context.Context, o *operator, _ []string) error { return o.listNodes(ctx) })},
 		&cobra.Command{Use: "add ID HOST:PORT", Short: "add a node that was started with dfs server --join", Args: exactArgs(2),
-			Long: `Add a node: it first copies every block as a non-voter, with its progress shown here, and then becomes a voter.`,
-			RunE: run(func(ctx context.Context, o *operator, args []string) error { return o.addNode(ctx, args[0], args[1]) })},
+			Long:    `Add a node: it first copies every block as a non-voter, with its progress shown here, and then becomes a voter.`,
+			Example: "  dfs server --id d --listen 127.0.0.1:7480 --data /srv/d --join 127.0.0.1:7470 &\n  dfs node add d 127.0.0.1:7480",
+			RunE:    run(func(ctx context.Context, o *operator, args []string) error { return o.addNode(ctx, args[0], args[1]) })},
 		&cobra.Command{Use: "replace OLD NEW HOST:PORT", Short: "put a new, empty node in the place of a lost one", Args: exactArgs(3),
 			Long: `Add the new node NEW, started with dfs server --join under an id that was never used, wait until it has
 caught up and votes, then remove OLD.`,
 			Example: "  dfs server --id d --listen 127.0.0.1:7480 --data /srv/d --join 127.0.0.1:7470 &\n  dfs node replace c d 127.0.0.1:7480",
 			RunE: run(func(ctx context.Context, o *operator, args []string) error {
-				if err := o.addNode(ctx, args[1], args[2]); err != nil {
-					return err
-				}
-				return o.removeNode(ctx, args[0], true)
+				return o.replaceNode(ctx, args[0], args[1], args[2])
 			})},
 		remove, newRecoverCommand())
 	return c
@@ -54,7 +60,7 @@ caught up and votes, then remove OLD.`,
 
 // leader finds the leader's admin service.
 func (o *operator) leader(ctx context.Context) (blockpb.AdminClient, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, o.leaderWait)
 	defer cancel()
 	conn, _, err := o.cluster.Leader(ctx)
 	if err != nil {
@@ -65,7 +71,7 @@ func (o *operator) leader(ctx context.Context) (blockpb.AdminClient, error) {
 
 // atLeader runs f on the leader, searching again while leadership moves.
 func (o *operator) atLeader(ctx context.Context, f func(ctx context.Context, admin blockpb.AdminClient) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, o.leaderWait+30*time.Second)
 	defer cancel()
 	for {
 		admin, err := o.leader(ctx)
@@ -85,13 +91,18 @@ func (o *operator) atLeader(ctx context.Context, f func(ctx context.Context, adm
 	}
 }
 
-func (o *operator) listNodes(ctx context.Context) error {
-	var members []*blockpb.AdminMember
-	err := o.atLeader(ctx, func(ctx context.Context, admin blockpb.AdminClient) error {
+// members asks the leader who belongs to the cluster.
+func (o *operator) members(ctx context.Context) (members []*blockpb.AdminMember, err error) {
+	err = o.atLeader(ctx, func(ctx context.Context, admin blockpb.AdminClient) error {
 		r, err := admin.Members(ctx, &blockpb.MembersRequest{})
 		members = r.GetMembers()
 		return err
 	})
+	return members, err
+}
+
+func (o *operator) listNodes(ctx context.Context) error {
+	members, err := o.members(ctx)
 	if err != nil {
 		return err
 	}
@@ -139,6 +150,28 @@ func (o *operator) addNode(ctx context.Context, id, addr string) error {
 	}
 	_, err = fmt.Fprintf(o.out, "node %s votes\n", id)
 	return err
+}
+
+// replaceNode adds the node id and removes old, which must be a member: else nothing is done.
+func (o *operator) replaceNode(ctx context.Context, old, id, addr string) error {
+	if old == id {
+		return usageError{fmt.Errorf("node %s cannot replace itself: start the new node with dfs server --join under an id that was never used", id)}
+	}
+	members, err := o.members(ctx)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, m := range members {
+		ids = append(ids, m.GetNode())
+	}
+	if !slices.Contains(ids, old) {
+		return errors.New(errors.KindNotExist, "there is no node %q to replace, and nothing was changed: the members are %s (see: dfs node ls)", old, strings.Join(ids, ", "))
+	}
+	if err := o.addNode(ctx, id, addr); err != nil {
+		return err
+	}
+	return o.removeNode(ctx, old, true)
 }
 
 // newNodeWait bounds the wait for a node that is to be added: it may have been started a moment ago.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,15 +117,37 @@ func TestHelp(t *testing.T) {
 			t.Errorf("dfs %s: %+v", args, r)
 		}
 	}
-	for _, verb := range strings.Fields("server dev mount umount status open read write ls stat mkdir rm mv cp shell") {
-		r := dfs(t, "", nil, verb, "--help")
-		if r.code != 0 || !strings.Contains(r.out, "Examples:") || !strings.Contains(r.out, "dfs "+verb) {
-			t.Errorf("dfs %s --help:\n%s", verb, r.out)
+	commands := subcommands(t)
+	if len(commands) < 25 {
+		t.Errorf("only %d commands are found: %q", len(commands), commands)
+	}
+	for _, words := range commands {
+		name := strings.Join(words, " ")
+		r := dfs(t, "", nil, append(words, "--help")...)
+		_, examples, _ := strings.Cut(r.out, "Examples:\n")
+		examples, _, _ = strings.Cut(examples, "\n\n")
+		if r.code != 0 || !strings.Contains(examples, "dfs "+name) {
+			t.Errorf("dfs %s --help has no example of it:\n%s", name, r.out)
 		}
 	}
 	if r := dfs(t, "", nil, "__complete", "no"); !strings.Contains(r.out, "node") {
 		t.Errorf("completion of no: %q", r.out)
 	}
+}
+
+// subcommands lists all commands below the one that words name, as the completion knows them, but for cobra's own.
+func subcommands(t *testing.T, words ...string) (all [][]string) {
+	t.Helper()
+	r := dfs(t, "", nil, append(append([]string{"__complete"}, words...), "")...)
+	for _, line := range strings.Split(r.out, "\n") {
+		name, _, described := strings.Cut(line, "\t")
+		if !described || name == "help" || name == "completion" {
+			continue
+		}
+		sub := append(slices.Clone(words), name)
+		all = append(append(all, sub), subcommands(t, sub...)...)
+	}
+	return all
 }
 
 // TestFiles: the file commands against a real node.

@@ -211,8 +211,8 @@ type Status struct {
 // Status asks every node.
 func (c *Cluster) Status() []Status {
 	c.t.Helper()
-	out, err := c.Try("status", "--json", c.Addresses())
-	if err != nil {
+	out, _ := c.Try("status", "--json", c.Addresses()) // exit code 3 without a leader
+	if out == "" {
 		return nil
 	}
 	var s struct {
