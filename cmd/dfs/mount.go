@@ -69,14 +69,17 @@ In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
 			if len(args) == 1 {
 				args = []string{f.via, args[0]}
 			}
+			if c.Flags().Changed("cache-blocks") && f.cacheBlocks == 0 { // which stands for none given
+				return usageError{fmt.Errorf("--cache-blocks 0: the least is 1")}
+			}
 			return runMount(c.Context(), f, args[0], args[1], c.OutOrStdout())
 		},
 	}
 	c.Flags().BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground; Ctrl-C unmounts")
 	c.Flags().StringArrayVarP(&f.options, "option", "o", nil, "mount options as in fstab: ro, nosuid, nodev, noexec, noatime, cache=SIZE, lease=TIME, quorum-wait=TIME, …")
 	c.Flags().StringVar(&f.via, "via", "", "mount through the file service of these nodes, host:port,host:port,…, as a thin client")
-	c.Flags().StringVar(&f.cache, "cache", "256M", "memory for cached blocks")
-	c.Flags().IntVar(&f.cacheBlocks, "cache-blocks", 0, "the same as a number of 4 KiB blocks (1 is the least)")
+	c.Flags().StringVar(&f.cache, "cache", "256M", "memory for cached blocks, 4K at least")
+	c.Flags().IntVar(&f.cacheBlocks, "cache-blocks", 0, "the same as a number of 4 KiB blocks; 1 is the least")
 	c.Flags().DurationVar(&f.wait, "wait", 30*time.Second, "how long to wait for the cluster")
 	c.Flags().DurationVar(&f.lease, "lease", 0, "the lease to ask for (default: the cluster's, 10s)")
 	c.Flags().DurationVar(&f.quorumWait, "quorum-wait", time.Minute, "how long a call waits when too few nodes answer, before it fails with EIO; 0: for ever")
@@ -185,10 +188,13 @@ func (f *mountFlags) plan(source, dir string) (p *mountPlan, err error) {
 	if p.cacheBytes, err = parseSize(f.cache); err != nil {
 		return nil, err
 	}
-	if f.via != "" {
+	switch {
+	case f.via != "":
 		p.cacheBytes = 0
-	} else if f.cacheBlocks > 0 {
+	case f.cacheBlocks > 0:
 		p.cacheBytes = int64(f.cacheBlocks) * 4096
+	case p.cacheBytes < 4096:
+		return nil, usageError{fmt.Errorf("--cache %s holds no block of 4 KiB, and a mount cannot do without one; the least is --cache-blocks 1", f.cache)}
 	}
 	if f.lease < 0 || f.quorumWait < 0 || f.wait < 0 || f.cacheBlocks < 0 {
 		return nil, usageError{fmt.Errorf("times and sizes must not be negative")}
