@@ -343,6 +343,6 @@ func mountDev(ctx context.Context, data, dir string, out io.Writer) error {
 		return errors.New(errors.KindOf(err), "the mount point %s cannot be made: %w", dir, err)
 	}
 	state.rememberMount(data, dir)
-	log := filepath.Join(data, "mount"+strings.ReplaceAll(dir, "/", "-")+".log")
+	log := filepath.Join(data, mountFileName(dir, ".log"))
 	return background(ctx, []string{"mount", state.cluster(), dir}, log, out)
 }

@@ -81,14 +81,14 @@ func (s *devState) mounts(data string) []string {
 	var dirs []string
 	for _, f := range files {
 		if b, err := os.ReadFile(f); err == nil {
-			dirs = append(dirs, strings.TrimSpace(string(b)))
+			dirs = append(dirs, strings.TrimSuffix(string(b), "\n"))
 		}
 	}
 	return dirs
 }
 
 func mountRecord(data, dir string) string {
-	return filepath.Join(data, "mounts", strings.ReplaceAll(strings.Trim(dir, "/"), "/", "-"))
+	return filepath.Join(data, "mounts", escapePath(dir))
 }
 
 func (s *devState) rememberMount(data, dir string) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -257,8 +258,21 @@ func defaultLog(dir string) string {
 	return mountFile(dir, "/var/log/dfs", ".log", filepath.Join(os.TempDir(), "dfs-"+mountFileName(dir, ".log")))
 }
 
-func mountFileName(dir, suffix string) string {
-	return "mount" + strings.ReplaceAll(dir, "/", "-") + suffix
+// mountFileName names a file after a mount point, an absolute path: no two share one.
+func mountFileName(dir, suffix string) string { return "mount" + escapePath(dir) + suffix }
+
+// escapedMax is the length to which an escaped path is shortened: a file name has 255 bytes at most.
+const escapedMax = 200
+
+// escapePath makes a path a part of a file name, as systemd does: / becomes -, which itself is escaped. The end of a long path
+// stands for itself only in a hash.
+func escapePath(path string) string {
+	name := strings.NewReplacer(`\`, `\x5c`, "-", `\x2d`, "/", "-").Replace(path)
+	if len(name) > escapedMax {
+		sum := sha256.Sum256([]byte(path))
+		name = fmt.Sprintf("%s\\%x", name[:escapedMax-33], sum[:16]) // an escape goes on with x
+	}
+	return name
 }
 
 // mountFile is a file of the mount at dir: below rootDir for root, below the home directory for users, and

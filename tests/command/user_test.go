@@ -99,7 +99,7 @@ func TestMountAsUser(t *testing.T) {
 	want(t, "umount without fusermount3", r.as(uid, noPrograms, "dfs umount "+mnt), 1, "need fusermount3 .*install the package fuse3")
 	want(t, "umount", r.as(uid, "", "dfs umount "+mnt), 0, "^$")
 	want(t, "a user whose home is missing", r.as(uid, "HOME=/nonexistent", "cd / && "+mount+mnt+" && dfs umount "+mnt), 0, "mounted at")
-	_ = os.Remove(filepath.Join(os.TempDir(), "dfs-mount"+strings.ReplaceAll(mnt, "/", "-")+".log"))
+	_ = os.Remove(filepath.Join(os.TempDir(), "dfs-mount"+strings.NewReplacer("-", `\x2d`, "/", "-").Replace(mnt)+".log"))
 	want(t, "mount again, and umount by root", r.as(uid, "", mount+mnt), 0, "mounted at")
 	want(t, "root's umount", r.root(r.bin+" umount "+mnt), 1, "keeps others out, root too: .*--force")
 	want(t, "root's umount by force", r.root(r.bin+" umount --force "+mnt), 0, "^$")
