@@ -270,60 +270,6 @@ func devBanner(data string, s *devState) string {
 	return b.String()
 }
 
-func stopDev(ctx context.Context, data string, out io.Writer) error {
-	data, err := filepath.Abs(data)
-	if err != nil {
-		return err
-	}
-	state, err := readDevState(data)
-	if os.IsNotExist(err) {
-		_, err = fmt.Fprintln(out, "nothing runs here: there is no", devStatePath(data))
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	ran := alive(state.MountPID, state.Dir)
-	for _, dir := range state.mounts(data) {
-		if fuse.Mounted(dir) { // else somebody has unmounted it
-			ran = true
-			if err := umount(ctx, dir, umountOptions{wait: devStopWait}); err != nil {
-				return err
-			}
-		}
-		state.forgetMount(data, dir)
-	}
-	lock, err := lockDev(data)
-	if err != nil { // somebody holds it: the supervisor lives
-		ran = true
-		if err := syscall.Kill(state.PID, syscall.SIGTERM); err != nil && err != syscall.ESRCH {
-			return errors.New(errors.KindOf(err), "stopping process %d: %w", state.PID, err)
-		}
-		deadline := time.Now().Add(devStartWait)
-		for lock, err = lockDev(data); err != nil; lock, err = lockDev(data) {
-			if time.Now().After(deadline) {
-				return errors.New(errors.KindTimeout, "process %d did not stop within %s; see %s", state.PID, devStartWait, filepath.Join(data, "dev.log"))
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-	}
-	defer lock.Close()
-	if err := awaitEarlier(data, out); err != nil {
-		return err
-	}
-	if fuse.Mounted(state.Dir) {
-		if err := fuse.Unmount(state.Dir, true); err != nil {
-			return err
-		}
-	}
-	word := "stopped"
-	if !ran {
-		word = "nothing was running"
-	}
-	_, err = fmt.Fprintf(out, "%s; the data is kept in %s\n", word, data)
-	return err
-}
-
 func mountDev(ctx context.Context, data, dir string, out io.Writer) error {
 	data, err := filepath.Abs(data)
 	if err != nil {

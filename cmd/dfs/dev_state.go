@@ -98,9 +98,11 @@ func (s *devState) rememberMount(data, dir string) {
 
 func (s *devState) forgetMount(data, dir string) { _ = os.Remove(mountRecord(data, dir)) }
 
+func devLockPath(data string) string { return filepath.Join(data, "dev.lock") }
+
 // lockDev takes the supervisor's lock; KindBusy if another one lives.
 func lockDev(data string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(data, "dev.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(devLockPath(data), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, errors.New(errors.KindOf(err), "the lock in %s: %w", data, err)
 	}
