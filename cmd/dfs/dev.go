@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -91,8 +92,10 @@ func runDev(ctx context.Context, opt devOptions, out io.Writer) error {
 		return ready.failed(err)
 	}
 	if running != nil {
-		_, err = fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, running))
-		return err
+		if _, err := fmt.Fprintf(out, "already running\n%s", devBanner(opt.data, running)); err != nil {
+			return err
+		}
+		return checkDev(opt.data, running)
 	}
 	if err := awaitEarlier(opt.data, out); err != nil {
 		_ = lock.Close()
@@ -180,17 +183,8 @@ func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.
 	if err := writeDevState(opt.data, state); err != nil {
 		return err
 	}
-	for !fuse.Mounted(state.Dir) {
-		select {
-		case <-startCtx.Done():
-			if ctx.Err() != nil {
-				return nil
-			}
-			return errors.New(errors.KindTimeout, "the mount was not ready within %s; see the logs in %s", devStartWait, opt.data)
-		case dead := <-children.died():
-			return errors.New(errors.KindIO, "%s ended: %s\nits log, %s, ends with:\n%s", dead.what, dead.state, dead.log, tailOf(dead.log))
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := awaitDevMount(startCtx, opt.data, state, &children); err != nil || ctx.Err() != nil {
+		return err
 	}
 	release()
 	banner := devBanner(opt.data, state)
@@ -199,6 +193,23 @@ func superviseDev(ctx context.Context, opt devOptions, ready *readiness, out io.
 		return err
 	}
 	return children.watch(ctx, out)
+}
+
+// awaitDevMount waits until the mount is there and a majority of the nodes runs, or ctx has been interrupted.
+func awaitDevMount(ctx context.Context, data string, state *devState, children *devChildren) error {
+	for !fuse.Mounted(state.Dir) {
+		select {
+		case <-ctx.Done():
+			if ctx.Err() == context.DeadlineExceeded {
+				return errors.New(errors.KindTimeout, "the mount was not ready within %s; see the logs in %s", devStartWait, data)
+			}
+			return nil
+		case dead := <-children.died():
+			return errors.New(errors.KindIO, "%s ended: %s\nits log, %s, ends with:\n%s", dead.what, dead.state, dead.log, tailOf(dead.log))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return checkDev(data, state)
 }
 
 // prepareDev reads the state of an earlier start, or makes a first one.
@@ -234,6 +245,15 @@ func clearStaleMount(dir string) error {
 	return errors.New(errors.KindBusy, "%s is already a dfs mount; unmount it first (dfs umount %s)", dir, dir)
 }
 
+// checkDev is the error of a cluster most of whose nodes have ended.
+func checkDev(data string, s *devState) error {
+	if dead := s.dead(); 2*len(dead) >= len(s.Nodes) {
+		return errors.New(errors.KindUnavailable, "the dev cluster in %s is not ready: node %s ended, and a majority must run; stop it (dfs dev stop --data %s) and start it again",
+			data, strings.Join(dead, ", "), data)
+	}
+	return nil
+}
+
 func devBanner(data string, s *devState) string {
 	var b strings.Builder
 	self, err := os.Executable()
@@ -241,12 +261,11 @@ func devBanner(data string, s *devState) string {
 		self = "dfs"
 	}
 	var rows strings.Builder
-	var dead []string // the nodes that have ended
+	dead := s.dead()
 	for _, n := range s.Nodes {
 		process := fmt.Sprintf("pid %d", n.PID)
-		if !alive(n.PID, n.Data) {
+		if slices.Contains(dead, n.ID) {
 			process = "NOT RUNNING"
-			dead = append(dead, n.ID)
 		}
 		fmt.Fprintf(&rows, "  node %s   %-21s %-11s log %s\n", n.ID, n.Address, process, n.Log)
 	}

@@ -64,6 +64,16 @@ func (s *devState) processes() []devProcess {
 	return list
 }
 
+// dead lists the nodes that have ended.
+func (s *devState) dead() (ids []string) {
+	for _, n := range s.Nodes {
+		if !alive(n.PID, n.Data) {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
 func newDevState(opt devOptions) (*devState, error) {
 	state := &devState{Version: devStateVersion}
 	for i := range opt.nodes {

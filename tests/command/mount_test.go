@@ -55,7 +55,8 @@ func TestDevLife(t *testing.T) {
 	killNode(t, data, "a")
 	want(t, "a start while a node is dead", dev("--background", mnt), 0, `ready, but without node a;.*node a +\S+ +NOT RUNNING.*node b +\S+ +pid`)
 	killNode(t, data, "b")
-	want(t, "a start while two are dead", dev("--background", mnt), 0, `NOT ready: node a, b ended`)
+	want(t, "a start while two are dead", dev("--background", mnt), 3,
+		`NOT ready: node a, b ended.*dfs: the dev cluster in `+data+` is not ready: node a, b ended, .*; stop it \(dfs dev stop --data `+data+`\) and start it again\n$`)
 	killAll(t, data)
 	want(t, "umount of a dead mount", dfs(t, "", nil, "umount", second), 0, "^$")
 	want(t, "start after kill -9 of all", dev("--background", mnt), 0, "dfs is ready")
