@@ -16,6 +16,10 @@ import (
 // fusermount mounts through the set-user-id helper fusermount3, for users
 // other than root, and returns the FUSE descriptor (close-on-exec).
 func fusermount(dir string, opt Options) (int, error) {
+	options, err := fusermountOptions(opt, userAllowOther())
+	if err != nil {
+		return -1, err
+	}
 	bin, err := fusermountPath()
 	if err != nil {
 		return -1, err
@@ -26,17 +30,7 @@ func fusermount(dir string, opt Options) (int, error) {
 	}
 	local, remote := os.NewFile(uintptr(pair[0]), "fusermount-local"), os.NewFile(uintptr(pair[1]), "fusermount-remote")
 	defer local.Close()
-	options := []string{"fsname=" + strings.ReplaceAll(opt.Source, ",", `\,`), "subtype=dfs", fmt.Sprintf("max_read=%d", maxWrite)}
-	if !opt.Uncached {
-		options = append(options, "default_permissions")
-	}
-	if opt.ReadOnly {
-		options = append(options, "ro")
-	}
-	if !opt.OnlyMe && userAllowOther() {
-		options = append(options, "allow_other")
-	}
-	cmd := exec.Command(bin, "-o", strings.Join(options, ","), "--", dir)
+	cmd := exec.Command(bin, "-o", options, "--", dir)
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	cmd.ExtraFiles = []*os.File{remote}
 	out, err := cmd.CombinedOutput()
@@ -49,6 +43,53 @@ func fusermount(dir string, opt Options) (int, error) {
 		return -1, errors.New(errors.KindIO, "fusermount3 gave no descriptor for %s: %w", dir, err)
 	}
 	return fd, nil
+}
+
+// kernelOptions are the words of mount(2)'s flags, and whether fusermount3 takes them.
+var kernelOptions = []struct {
+	flag  uintptr
+	word  string
+	users bool
+}{
+	{unix.MS_RDONLY, "ro", true},
+	{unix.MS_NOSUID, "nosuid", true},
+	{unix.MS_NODEV, "nodev", true},
+	{unix.MS_NOEXEC, "noexec", true},
+	{unix.MS_SYNCHRONOUS, "sync", true},
+	{unix.MS_DIRSYNC, "dirsync", true},
+	{unix.MS_NOATIME, "noatime", true},
+	{unix.MS_NODIRATIME, "nodiratime", false},
+}
+
+// fusermountOptions are opt in fusermount3's words; allowOther says whether users may let others in. A flag that it has
+// no word for is refused: nobody gets less protection than was asked for.
+func fusermountOptions(opt Options, allowOther bool) (string, error) {
+	words := []string{"fsname=" + strings.ReplaceAll(opt.Source, ",", `\,`), "subtype=dfs", fmt.Sprintf("max_read=%d", maxWrite)}
+	if !opt.Uncached {
+		words = append(words, "default_permissions")
+	}
+	if !opt.OnlyMe && allowOther {
+		words = append(words, "allow_other")
+	}
+	rest, refused := opt.MountFlags, []string(nil)
+	for _, o := range kernelOptions {
+		switch {
+		case rest&o.flag == 0:
+		case o.users:
+			words = append(words, o.word)
+		default:
+			refused = append(refused, o.word)
+		}
+		rest &^= o.flag
+	}
+	if rest != 0 {
+		refused = append(refused, fmt.Sprintf("flags %#x", rest))
+	}
+	if len(refused) > 0 {
+		return "", errors.New(errors.KindInvalid, "users other than root cannot have the mount option %s, because fusermount3 does not know it: leave it out, or mount as root",
+			strings.Join(refused, ", "))
+	}
+	return strings.Join(words, ","), nil
 }
 
 // fusermountFailed is the error of a fusermount3 that said what, with what to do about it.

@@ -37,9 +37,7 @@ import (
 type Options struct {
 	// Source is shown as the device in /proc/mounts: the cluster's addresses.
 	Source string
-	// ReadOnly mounts with MS_RDONLY.
-	ReadOnly bool
-	// MountFlags are more of mount(2)'s MS_* flags (MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME …).
+	// MountFlags are mount(2)'s MS_* flags: MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME …
 	MountFlags uintptr
 	// OnlyMe leaves out allow_other: only the mounting user may enter.
 	OnlyMe bool
@@ -264,11 +262,7 @@ func openAndMount(dir string, opt Options) (int, error) {
 	if !opt.OnlyMe {
 		data += ",allow_other"
 	}
-	flags := opt.MountFlags
-	if opt.ReadOnly {
-		flags |= syscall.MS_RDONLY
-	}
-	if err := syscall.Mount(opt.Source, dir, "fuse.dfs", flags, data); err != nil {
+	if err := syscall.Mount(opt.Source, dir, "fuse.dfs", opt.MountFlags, data); err != nil {
 		_ = syscall.Close(fd)
 		return -1, errors.New(errors.KindOf(err), "mounting at %s: %w (it takes CAP_SYS_ADMIN; in a container, --cap-add SYS_ADMIN)", dir, err)
 	}

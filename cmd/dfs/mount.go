@@ -77,7 +77,7 @@ In /etc/fstab, with mount.dfs in /sbin (a link to dfs):
 		},
 	}
 	c.Flags().BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground; Ctrl-C unmounts")
-	c.Flags().StringArrayVarP(&f.options, "option", "o", nil, "mount options as in fstab: ro, nosuid, nodev, noexec, noatime, cache=SIZE, lease=TIME, quorum-wait=TIME, …")
+	c.Flags().StringArrayVarP(&f.options, "option", "o", nil, "mount options as in fstab: ro, nosuid, nodev, noexec, noatime, sync, dirsync, cache=SIZE, lease=TIME, quorum-wait=TIME, …")
 	c.Flags().StringVar(&f.via, "via", "", "mount through the file service of these nodes, host:port,host:port,…, as a thin client")
 	c.Flags().StringVar(&f.cache, "cache", "256M", "memory for cached blocks, 4K at least")
 	c.Flags().IntVar(&f.cacheBlocks, "cache-blocks", 0, "the same as a number of 4 KiB blocks; 1 is the least")
