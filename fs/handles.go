@@ -236,7 +236,7 @@ func (s *Server) Open(ctx context.Context, c *Caller, ino Ino, flags uint32) (id
 		if err := ss.answer(ctx, flags&syscall.O_TRUNC != 0); err != nil {
 			return err
 		}
-		info = OpenInfo{DirectIO: appends(flags) || n.rv.shared(time.Now())}
+		info = OpenInfo{DirectIO: appends(flags) || n.rv.shared(time.Now()) && s.mapsDirect()}
 		h := s.handles.add(ss, n.ino, flags, false, info.DirectIO)
 		// Pages filled under Shared may not stay where they can turn dirty.
 		dirty := s.handles.mayDirty(n.ino) && n.rv.held.Load() != uint32(lockserver.Exclusive)

@@ -26,6 +26,33 @@ func (m *mount) nodeOf(ino Ino) *node {
 	return n
 }
 
+// mapsNothing is a kernel that cannot map files shared that are open past its page cache.
+type mapsNothing struct{ *kernel }
+
+func (mapsNothing) MapsDirect() bool { return false }
+
+// TestSharedFileMapped: where the kernel could not map it otherwise, a file that two mounts write stays cached; to append it is opened past the cache.
+func TestSharedFileMapped(t *testing.T) {
+	w := newWorld(t, 1<<20)
+	a, b := w.mount(Options{Invalidator: mapsNothing{newKernel()}}), w.mount(Options{Invalidator: newKernel()})
+	ino, ha := a.create(RootIno, "f")
+	a.write(ha, "a", 0)
+	hb := h0(t, b, "f")
+	for range 3 {
+		a.write(ha, "a", 0)
+		b.write(hb, "b", 0)
+	}
+	if _, info := b.open(ino, syscall.O_RDWR); !info.DirectIO {
+		t.Error("the file does not count as shared")
+	}
+	if _, info := a.open(ino, syscall.O_RDWR); info.DirectIO {
+		t.Error("a shared file is opened so that it cannot be mapped")
+	}
+	if _, info := a.open(ino, syscall.O_RDWR|syscall.O_APPEND); !info.DirectIO {
+		t.Error("a file to append to is opened for cached writes")
+	}
+}
+
 // TestSharedFileIsDirect: a file that two mounts write in turn is opened for direct I/O, by both, until nobody else has asked for its
 // lock for a while; one that a single mount uses keeps its pages.
 func TestSharedFileIsDirect(t *testing.T) {

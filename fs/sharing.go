@@ -33,6 +33,12 @@ func (rv *revocation) shared(now time.Time) bool {
 	return now.Sub(rv.handed[0]) < sharingQuiet && rv.handed[0].Sub(rv.handed[1]) < sharingQuiet
 }
 
+// mapsDirect reports whether the kernel can map files shared that are open past its page cache.
+func (s *Server) mapsDirect() bool {
+	m, ok := s.opts.Invalidator.(DirectMapper)
+	return !ok || m.MapsDirect()
+}
+
 // contended reports whether the lock was taken away lately.
 func (rv *revocation) contended(now time.Time) bool {
 	rv.mu.Lock()

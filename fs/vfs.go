@@ -224,6 +224,10 @@ type Invalidator interface {
 // Knower is an Invalidator that can tell whether its kernel has an inode ino.
 type Knower interface{ Knows(ino Ino) bool }
 
+// DirectMapper is an Invalidator whose kernel may be unable to map a file shared that is open past its page cache (OpenInfo.DirectIO),
+// and to keep mappings coherent with what is written so. Where it is, only descriptors to append are opened like that: through the cache those could write in the wrong place.
+type DirectMapper interface{ MapsDirect() bool }
+
 // KernelVoider is a FileSystem that can have its Invalidator drop all that a kernel may have been told. VoidKernel returns at once
 // and goes on in the background. It is called when the machine was suspended: the lease went on, the kernel's timeouts did not.
 type KernelVoider interface{ VoidKernel() }

@@ -34,6 +34,8 @@ type conn struct {
 
 	lookups *lookups
 
+	mapsDirect bool // the kernel's (kernel.go)
+
 	mu       sync.Mutex
 	inflight map[*inflight]struct{}
 
@@ -46,6 +48,7 @@ type conn struct {
 var (
 	_ gofuse.RawFileSystem = (*conn)(nil)
 	_ fs.Invalidator       = (*conn)(nil)
+	_ fs.DirectMapper      = (*conn)(nil)
 )
 
 const (

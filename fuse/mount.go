@@ -57,6 +57,8 @@ type Options struct {
 	Trace bool
 	// clock tells CLOCK_BOOTTIME; nil is the kernel's.
 	clock func() time.Duration
+	// without are gofuse.CAP_* flags that the kernel is taken not to offer, for tests.
+	without uint64
 
 	Logger *slog.Logger
 }
@@ -119,6 +121,7 @@ func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 		ExtraCapabilities: gofuse.CAP_ATOMIC_O_TRUNC | gofuse.CAP_DONT_MASK | gofuse.CAP_READDIRPLUS_AUTO |
 			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_SETXATTR_EXT | gofuse.CAP_DIRECT_IO_ALLOW_MMAP | gofuse.CAP_HAS_EXPIRE_ONLY |
 			gofuse.CAP_ASYNC_DIO | gofuse.CAP_ABORT_ERROR,
+		DisabledCapabilities: opt.without,
 	})
 	if err != nil {
 		stop()
@@ -126,6 +129,7 @@ func New(dir string, fsys fs.FileSystem, opt Options) (*Mount, error) {
 		_ = unmount(abs, true)
 		return nil, errors.New(errors.KindIO, "starting FUSE at %s: %w", abs, err)
 	}
+	m.conn.adapt(offerOf(m.server.KernelSettings(), opt.without))
 	m.protect(opt)
 	go m.serve()
 	go m.conn.watch(ctx, func() { m.abort() })

@@ -47,6 +47,7 @@ type ledger struct {
 	hands  uint64            // answers so far
 
 	sharedQuiet time.Duration // the constant, but for tests
+	uncached    bool          // no name is handed out with a timeout: the kernel cannot expire it
 }
 
 type entryName struct {
@@ -119,7 +120,7 @@ func (l *ledger) prune() {
 // reply of the request that began at mark, and returns the timeout: 0 if it must not be
 // cached, because the directory was dropped since, is shared, or the ledger is full, or the name is being moved.
 func (l *ledger) offer(mark, dir uint64, name string, ttl time.Duration, lookup bool) time.Duration {
-	if ttl <= 0 {
+	if ttl <= 0 || l.uncached {
 		return 0
 	}
 	now := time.Now()

@@ -326,8 +326,9 @@ type lateInvalidator struct {
 }
 
 var (
-	_ fs.Invalidator = (*lateInvalidator)(nil)
-	_ fs.Knower      = (*lateInvalidator)(nil)
+	_ fs.Invalidator  = (*lateInvalidator)(nil)
+	_ fs.Knower       = (*lateInvalidator)(nil)
+	_ fs.DirectMapper = (*lateInvalidator)(nil)
 )
 
 func (l *lateInvalidator) set(i fs.Invalidator) { l.to.Store(&i) }
@@ -345,6 +346,15 @@ func (l *lateInvalidator) Knows(ino fs.Ino) bool {
 	}
 	k, ok := (*to).(fs.Knower)
 	return !ok || k.Knows(ino)
+}
+
+func (l *lateInvalidator) MapsDirect() bool {
+	to := l.to.Load()
+	if to == nil {
+		return true
+	}
+	m, ok := (*to).(fs.DirectMapper)
+	return !ok || m.MapsDirect()
 }
 
 func (l *lateInvalidator) DropAttr(ino fs.Ino) {
