@@ -3,7 +3,7 @@
 # version in go.mod, and Debian/Ubuntu packages. Prints nothing when all is there.
 #
 #   scripts/setup.sh build     what `make build` and `make demo` need
-#   scripts/setup.sh test      what `make test` needs on top
+#   scripts/setup.sh test [PACKAGES]   what `make test` needs on top, root among it
 #   scripts/setup.sh spec      what `make spec` needs
 #
 # The last line of its standard output is the go command to use.
@@ -17,17 +17,22 @@ have() { command -v "$1" >/dev/null 2>&1; }
 missing=()
 need() { have "$1" || missing+=("$2"); } # need COMMAND PACKAGE
 
+if [ "$purpose" = test ] && { [ "$(id -u)" -ne 0 ] || ! (: <>/dev/fuse) 2>/dev/null; }; then
+	say "the tests need root, and a /dev/fuse that can be opened: sudo make test. A part that needs neither: make test PKG=./wal/..."
+	[ "${2:-./...}" != ./... ] || exit 1
+fi
+
 want=$(awk '$1 == "go" { print $2; exit }' go.mod)
 
 # newer_or_equal A B: is version A at least B?
 newer_or_equal() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
-# usable GO: can this go command build us, by itself or by fetching a toolchain?
+# usable GO: can this go command build us? One that may fetch a newer toolchain (GOTOOLCHAIN=auto) does so here, and tells that one's version.
 usable() {
 	local version
 	version=$("$1" env GOVERSION 2>/dev/null | sed 's/^go//; s/ .*//') || return 1
 	[ -n "$version" ] || return 1
-	newer_or_equal "$version" "$want" || newer_or_equal "$version" 1.21
+	newer_or_equal "$version" "$want"
 }
 
 find_go() {
@@ -41,14 +46,15 @@ find_go() {
 	return 1
 }
 
-# toolchain_by_module OLDGO: an old go (before 1.21) can still download the toolchain as a module.
+# toolchain_by_module OLDGO: one before 1.21, or with GOTOOLCHAIN=local, can still download the toolchain as a module.
 toolchain_by_module() {
-	local arch version dir
-	arch=$("$1" env GOARCH)
+	local arch version out dir
+	arch=$(GOTOOLCHAIN=local "$1" env GOARCH)
 	version="v0.0.1-go$want.linux-$arch"
 	say "fetching the Go $want toolchain (the installed Go is too old)"
-	dir=$(cd / && GO111MODULE=on "$1" mod download -json "golang.org/toolchain@$version" | awk -F'"' '$2 == "Dir" { print $4 }')
-	[ -n "$dir" ] || { say "the toolchain module golang.org/toolchain@$version could not be downloaded"; exit 1; }
+	out=$(cd / && GO111MODULE=on GOTOOLCHAIN=local "$1" mod download -json "golang.org/toolchain@$version") || true
+	dir=$(awk -F'"' '$2 == "Dir" { print $4 }' <<<"$out")
+	[ -n "$dir" ] || { say "the toolchain module golang.org/toolchain@$version could not be downloaded: install Go $want. $out"; exit 1; }
 	chmod +x "$dir"/bin/* "$dir"/pkg/tool/*/* 2>/dev/null || true
 	echo "$dir/bin/go"
 }
@@ -57,7 +63,6 @@ need fusermount3 fuse3
 need ip iproute2
 if [ "$purpose" = test ]; then
 	need git git
-	need gcc gcc
 	need sqlite3 sqlite3
 	need python3 python3
 	need rsync rsync
