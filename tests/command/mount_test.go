@@ -134,7 +134,7 @@ func killNode(t *testing.T, data, id string) {
 	t.Fatalf("no node %s in %s", id, b)
 }
 
-// TestMountHelper: mount(8) and umount(8) with a mount.dfs, as /etc/fstab has it; a mount that outlives its quorum.
+// TestMountHelper: a mount.dfs, called as mount(8) calls it (TestFstab has the real one); umount(8); a mount that outlives its quorum.
 func TestMountHelper(t *testing.T) {
 	c := harness.Start(t, harness.Options{Nodes: 1})
 	dir := t.TempDir()
