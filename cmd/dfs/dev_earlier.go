@@ -109,15 +109,17 @@ func lockDevPorts(ctx context.Context) (release func()) {
 	return func() {}
 }
 
-// listener says who listens on addr, as far as can be seen: a dfs node of this user, mostly of another dfs dev.
+// listener says who listens on addr, as far as can be seen: a dfs node of this user in this network, mostly of another dfs dev.
 func listener(addr string) string {
+	network := func(pid string) string { to, _ := os.Readlink("/proc/" + pid + "/ns/net"); return to }
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
 		line, err := os.ReadFile(f)
 		args := strings.Split(string(line), "\x00")
 		i, j := slices.Index(args, "--listen"), slices.Index(args, "--data")
-		if err == nil && i >= 0 && j >= 0 && i+1 < len(args) && j+1 < len(args) && args[i+1] == addr {
-			return fmt.Sprintf("another dfs node, pid %s, data %s", filepath.Base(filepath.Dir(f)), args[j+1])
+		pid := filepath.Base(filepath.Dir(f))
+		if err == nil && i >= 0 && j >= 0 && i+1 < len(args) && j+1 < len(args) && args[i+1] == addr && network(pid) == network("self") {
+			return fmt.Sprintf("another dfs node, pid %s, data %s", pid, args[j+1])
 		}
 	}
 	return "another program"

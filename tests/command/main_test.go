@@ -6,4 +6,4 @@ import (
 	"dfs/tests/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { harness.MainInOwnNetwork(m) }
