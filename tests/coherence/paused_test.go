@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,9 +54,12 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	defer other.Close()
 	warm := openViewRO(t, a.Path(dir, "f"))
 	defer warm.Close()
+	warmDir := openViewRO(t, a.Path(dir))
+	defer warmDir.Close()
 	for range 3 {
 		_, err := os.ReadFile(a.Path(dir, "f"))
 		must(t, err)
+		_ = namesOf(warmDir)
 		_ = statText(a.Path(dir, "absent"))
 		_ = statText(a.Path(dir, "f"))
 	}
@@ -75,8 +80,12 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	must(t, os.WriteFile(b.Path(dir, "absent"), []byte("there"), 0o666))
 	waited := time.Since(began)
 	t.Logf("another mount waited %v for what a stopped one with a lease of %v held", waited.Round(time.Millisecond), pausedLease)
-	if waited > pausedLease+3*time.Second {
-		t.Errorf("another mount waited %v", waited)
+	promised := pausedLease + time.Second
+	if soak() == 0 {
+		promised += 2 * time.Second // beside other tests on few processors
+	}
+	if waited > promised {
+		t.Errorf("another mount waited %v, longer than %v", waited, promised)
 	}
 	data, err := os.ReadFile(b.Path(dir, "dirty"))
 	must(t, err)
@@ -87,20 +96,20 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	defer theirs.Close()
 	must(t, unix.Flock(int(theirs.Fd()), unix.LOCK_EX|unix.LOCK_NB)) // free with the lease
 
-	// With the process stopped still: either nothing is answered, or the new.
+	// With the process stopped still: either nothing is answered, or the new. The kernel's timeouts ended with the lease.
+	looks := stoppedLooks(a, dir, warm, warmDir)
 	type answer struct{ what, got string }
-	answers := make(chan answer, 3)
-	go func() { answers <- answer{"read", firstBytes(a.Path(dir, "f"))} }()
-	go func() { answers <- answer{"read of an open file", firstBytesOf(warm)} }()
-	go func() { answers <- answer{"absent", firstBytes(a.Path(dir, "absent"))} }()
-	want := map[string]string{"read": "new", "read of an open file": "new", "absent": "there"}
+	answers := make(chan answer, len(looks))
+	for what, l := range looks {
+		go func() { answers <- answer{what, l.look()} }()
+	}
 	check := func(when string, an answer) {
-		if an.got != want[an.what] {
-			t.Errorf("%s, %s through the stopped mount: %q, want %q", when, an.what, an.got, want[an.what])
+		if want := looks[an.what].want; an.got != want {
+			t.Errorf("%s, %s through the stopped mount: %q, want %q", when, an.what, an.got, want)
 		}
 	}
 	n := 0
-	for wait := time.After(500 * time.Millisecond); n < 3; {
+	for wait := time.After(500 * time.Millisecond); n < len(looks); {
 		var done bool
 		select {
 		case an := <-answers:
@@ -116,7 +125,7 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	time.Sleep(time.Until(began.Add(2 * pausedLease))) // a long pause is no other than a short one
 	a.Process().Signal(syscall.SIGCONT)
 	woken := time.Now()
-	for ; n < 3; n++ {
+	for ; n < len(looks); n++ {
 		select {
 		case an := <-answers:
 			check("after it went on", an)
@@ -147,6 +156,54 @@ func pauseRound(t *testing.T, a, b *harness.Mount, dir string) {
 	if _, err := os.Stat(b.Path(dir, "healed")); err != nil {
 		t.Error(err)
 	}
+}
+
+// stoppedLook is a look through a stopped mount, and what is there meanwhile.
+type stoppedLook struct {
+	look func() string
+	want string
+}
+
+func stoppedLooks(a *harness.Mount, dir string, warm, warmDir *os.File) map[string]stoppedLook {
+	size := func(name string) func() string {
+		return func() string {
+			var st unix.Stat_t
+			if err := unix.Stat(a.Path(dir, name), &st); err != nil {
+				return errnoText(err)
+			}
+			return fmt.Sprint(st.Size)
+		}
+	}
+	const names = "[absent dirty f locked other]"
+	return map[string]stoppedLook{
+		"read":                         {func() string { return firstBytes(a.Path(dir, "f")) }, "new"},
+		"read of an open file":         {func() string { return firstBytesOf(warm) }, "new"},
+		"absent":                       {func() string { return firstBytes(a.Path(dir, "absent")) }, "there"},
+		"stat":                         {size("f"), "3"},
+		"stat of the absent":           {size("absent"), "5"},
+		"readdir of an open directory": {func() string { return namesOf(warmDir) }, names},
+		"readdir": {func() string {
+			d, err := os.Open(a.Path(dir))
+			if err != nil {
+				return errnoText(err)
+			}
+			defer d.Close()
+			return namesOf(d)
+		}, names},
+	}
+}
+
+// namesOf reads a directory from its beginning.
+func namesOf(d *os.File) string {
+	if _, err := d.Seek(0, io.SeekStart); err != nil {
+		return errnoText(err)
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return errnoText(err)
+	}
+	slices.Sort(names)
+	return fmt.Sprint(names)
 }
 
 // checkLostLock uses a descriptor through which a lock was held that another mount has now: everything fails, again and again.
