@@ -32,7 +32,8 @@ func TestMounts(t *testing.T) {
 	w.run(t, "names", 3*time.Minute, testNames)
 	w.run(t, "hammer", 3*time.Minute, testHammer)
 	w.run(t, "crossed", 3*time.Minute, testCrossed)
-	w.run(t, "fsx", 3*time.Minute, testFSX)
+	runs := fsxRuns{changing: 1000, staying: 19_000}.asked()
+	w.run(t, "fsx", runs.limit(), runs.test)
 	w.run(t, "tmpfs", 3*time.Minute, testMountBelow)
 	w.run(t, "signals", 3*time.Minute, testSignals)
 	for _, m := range mounts {
@@ -54,7 +55,7 @@ func (w *world) run(t *testing.T, name string, limit time.Duration, test func(t 
 		return
 	}
 	if soak() > 0 {
-		limit += 2 * soak()
+		limit += 30*time.Minute + 2*soak() // of what is counted it does up to 250 times as much
 	}
 	t.Run(name, func(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(w.dirs[0], name), 0o777); err != nil {
@@ -97,6 +98,17 @@ func rounds(n, many int) int {
 		return many
 	}
 	return n
+}
+
+// drawnSeed is the seed of a test's random choices, and is told.
+func drawnSeed(t *testing.T) int64 {
+	t.Helper()
+	seed, err := strconv.ParseInt(os.Getenv("DFS_SEED"), 10, 64)
+	if err != nil {
+		seed = time.Now().UnixNano()
+	}
+	t.Logf("DFS_SEED=%d replays it", seed)
+	return seed
 }
 
 func must(t testing.TB, err error) {

@@ -27,7 +27,8 @@ func TestManyMounts(t *testing.T) {
 	w.run(t, "crowd", 3*time.Minute, testCrowd)
 	w.run(t, "append", 3*time.Minute, func(t *testing.T, dirs []string) { testAppend(t, dirs[:3]) })
 	w.run(t, "matrix", 3*time.Minute, func(t *testing.T, dirs []string) { matrix(t, dirs, rounds(2, 60), 9) })
-	w.run(t, "fsx", 3*time.Minute, func(t *testing.T, dirs []string) { fsxRuns(t, dirs, 300, 3000) })
+	runs := fsxRuns{changing: 300, staying: 3000}.asked()
+	w.run(t, "fsx", runs.limit(), runs.test)
 	for _, m := range w.mounts {
 		m.Unmount()
 	}
