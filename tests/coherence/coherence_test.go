@@ -13,7 +13,7 @@ import (
 
 // TestMounts shares one cluster and its four mounts among the tests of live sharing.
 func TestMounts(t *testing.T) {
-	c := harness.Start(t, harness.Options{})
+	c := harness.Start(t, harness.Options{Args: []string{"--allow-ids", "all"}})
 	c.WaitReady()
 	var dirs []string
 	var mounts []*harness.Mount
@@ -23,7 +23,7 @@ func TestMounts(t *testing.T) {
 		dirs = append(dirs, m.Dir)
 	}
 	w := &world{mounts: mounts, dirs: dirs}
-	w.run(t, "matrix", 3*time.Minute, testMatrix)
+	w.run(t, "matrix", matrixLimit(matrixRounds()), testMatrix)
 	w.run(t, "locks", 3*time.Minute, testLocks)
 	w.run(t, "pingpong", 3*time.Minute, testPingPong)
 	w.run(t, "handover", 3*time.Minute, testHandOver)
@@ -36,6 +36,10 @@ func TestMounts(t *testing.T) {
 	w.run(t, "fsx", runs.limit(), runs.test)
 	w.run(t, "tmpfs", 3*time.Minute, testMountBelow)
 	w.run(t, "signals", 3*time.Minute, testSignals)
+	thin := c.Mount("-o", "via")
+	mounts = append(mounts, thin)
+	beside := &world{mounts: mounts, dirs: []string{dirs[0], thin.Dir}}
+	beside.run(t, "thin", matrixLimit(matrixRounds()), testThinMatrix)
 	for _, m := range mounts {
 		m.Unmount()
 	}

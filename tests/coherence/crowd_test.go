@@ -26,7 +26,9 @@ func TestManyMounts(t *testing.T) {
 	}
 	w.run(t, "crowd", 3*time.Minute, testCrowd)
 	w.run(t, "append", 3*time.Minute, func(t *testing.T, dirs []string) { testAppend(t, dirs[:3]) })
-	w.run(t, "matrix", 3*time.Minute, func(t *testing.T, dirs []string) { matrix(t, dirs, rounds(2, 60), 9) })
+	w.run(t, "matrix", matrixLimit(matrixRounds()), func(t *testing.T, dirs []string) {
+		(&matrix{dirs: dirs, thin: -1, rounds: matrixRounds(), every: 9}).run(t)
+	})
 	runs := fsxRuns{changing: 300, staying: 3000}.asked()
 	w.run(t, "fsx", runs.limit(), runs.test)
 	for _, m := range w.mounts {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,34 +21,51 @@ import (
 // The matrix: every change made through mount A is looked at through mount B in every way, at once, where B had
 // all of it cached. What A itself then sees is what B must have seen.
 
-// view is one mount's look at a case's directory: paths, a descriptor opened and a mapping made before the change.
+// view is one mount's look at a case's directory: paths, descriptors opened and a mapping made before the change.
 type view struct {
 	dir     string
 	fd      int
+	probe   int // another descriptor of the same file, to try file locks through
 	mapping []byte
+	reads   bool  // through fd and mapping nothing can be written
+	thin    bool  // a mapping is as new as its mmap call
+	locks   int16 // what probe may lock: F_RDLCK or F_WRLCK
 }
 
 func (v *view) path(name string) string { return filepath.Join(v.dir, name) }
 
-func openView(t *testing.T, dir string) *view {
+func (v *view) open(t *testing.T) {
 	t.Helper()
-	v := &view{dir: dir}
+	flags, prot := unix.O_RDWR|unix.O_CLOEXEC, unix.PROT_READ|unix.PROT_WRITE
+	if v.reads {
+		flags, prot = unix.O_RDONLY|unix.O_CLOEXEC, unix.PROT_READ
+	}
 	var err error
-	v.fd, err = unix.Open(v.path("f"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	v.fd, err = unix.Open(v.path("f"), flags, 0)
 	must(t, err)
-	v.mapping, err = unix.Mmap(v.fd, 0, 3*4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	v.mapping, err = unix.Mmap(v.fd, 0, mappedBytes, prot, unix.MAP_SHARED)
 	must(t, err)
-	return v
+	flags = unix.O_RDONLY | unix.O_CLOEXEC
+	if v.locks == unix.F_WRLCK {
+		flags = unix.O_RDWR | unix.O_CLOEXEC
+	}
+	v.probe, err = unix.Open(v.path("f"), flags, 0)
+	must(t, err)
 }
 
 func (v *view) close() {
 	_ = unix.Munmap(v.mapping)
 	_ = unix.Close(v.fd)
+	_ = unix.Close(v.probe)
 }
+
+// mappedBytes is what a view maps of the file.
+const mappedBytes = 3 * 4096
 
 type observation struct {
 	name string
 	look func(v *view) string
+	lock bool // of what file locks are there
 }
 
 func statText(path string) string {
@@ -85,8 +103,18 @@ func readFD(fd int) string {
 	return content(buf[:max(n, 0)], err)
 }
 
-// mapped reads a mapping; past the end of the file that is a fault.
-func mapped(m []byte) (text string) {
+// mapped reads a mapping of fd. A kernel asks nobody when one is used beyond the size that it knows: a stat tells it of a new one.
+func mapped(fd int, m []byte) string {
+	text := pages(m)
+	if strings.Contains(text, "fault") {
+		_ = unix.Fstat(fd, new(unix.Stat_t))
+		text = pages(m)
+	}
+	return text
+}
+
+// pages reads a mapping; past the end of the file that is a fault.
+func pages(m []byte) (text string) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	for page := 0; page < len(m); page += 4096 {
 		text += func() (s string) {
@@ -102,35 +130,41 @@ func mapped(m []byte) (text string) {
 }
 
 var observations = []observation{
-	{"stat", func(v *view) string { return statText(v.path("f")) }},
-	{"stat of the absent", func(v *view) string { return statText(v.path("g")) }},
-	{"stat of the directory", func(v *view) string { return statText(v.dir) }},
-	{"stat of sub", func(v *view) string { return statText(v.path("sub")) }},
-	{"stat in sub", func(v *view) string { return statText(v.path("sub/x")) }},
-	{"fstat", func(v *view) string {
+	{name: "stat", look: func(v *view) string { return statText(v.path("f")) }},
+	{name: "stat of the absent", look: func(v *view) string { return statText(v.path("g")) }},
+	{name: "stat of the directory", look: func(v *view) string { return statText(v.dir) }},
+	{name: "stat of sub", look: func(v *view) string { return statText(v.path("sub")) }},
+	{name: "stat in sub", look: func(v *view) string { return statText(v.path("sub/x")) }},
+	{name: "fstat", look: func(v *view) string {
 		var st unix.Stat_t
 		if err := unix.Fstat(v.fd, &st); err != nil {
 			return err.Error()
 		}
 		return attrText(&st)
 	}},
-	{"open and read", func(v *view) string { return content(os.ReadFile(v.path("f"))) }},
-	{"open and read of the absent", func(v *view) string { return content(readNonblock(v.path("g"))) }},
-	{"read", func(v *view) string { return readFD(v.fd) }},
-	{"seek to the end", func(v *view) string {
+	{name: "open and read", look: func(v *view) string { return content(os.ReadFile(v.path("f"))) }},
+	{name: "open and read of the absent", look: func(v *view) string { return content(readNonblock(v.path("g"))) }},
+	{name: "read", look: func(v *view) string { return readFD(v.fd) }},
+	{name: "sendfile", look: func(v *view) string {
+		_ = unix.Fstat(v.fd, new(unix.Stat_t)) // or the kernel sends what it knows to be there
+		return content(sent(v.fd))
+	}},
+	{name: "seek to the end", look: func(v *view) string {
 		n, err := unix.Seek(v.fd, 0, unix.SEEK_END)
 		return fmt.Sprint(n, err)
 	}},
-	{"mapped read", func(v *view) string {
-		text := mapped(v.mapping)
-		if strings.Contains(text, "fault") {
-			// A kernel asks nobody when a mapping is used beyond the size that it knows: a stat tells it of a new one.
-			_ = unix.Fstat(v.fd, new(unix.Stat_t))
-			text = mapped(v.mapping)
+	{name: "mapped read", look: func(v *view) string {
+		if v.thin {
+			m, err := unix.Mmap(v.fd, 0, mappedBytes, unix.PROT_READ, unix.MAP_SHARED)
+			if err != nil {
+				return err.Error()
+			}
+			defer unix.Munmap(m)
+			return mapped(v.fd, m)
 		}
-		return text
+		return mapped(v.fd, v.mapping)
 	}},
-	{"readdir", func(v *view) string {
+	{name: "readdir", look: func(v *view) string {
 		f, err := os.Open(v.dir)
 		if err != nil {
 			return err.Error()
@@ -140,7 +174,7 @@ var observations = []observation{
 		sort.Strings(names)
 		return fmt.Sprint(names, err)
 	}},
-	{"readdir and stat", func(v *view) string {
+	{name: "readdir and stat", look: func(v *view) string {
 		list, err := os.ReadDir(v.dir)
 		var lines []string
 		for _, e := range list {
@@ -148,18 +182,33 @@ var observations = []observation{
 		}
 		return fmt.Sprint(strings.Join(lines, "\n"), err)
 	}},
-	{"readlink", func(v *view) string { s, err := os.Readlink(v.path("l")); return fmt.Sprint(s, err) }},
-	{"getxattr", func(v *view) string {
+	{name: "readlink", look: func(v *view) string { s, err := os.Readlink(v.path("l")); return fmt.Sprint(s, err) }},
+	{name: "getxattr", look: func(v *view) string {
 		buf := make([]byte, 100)
 		n, err := unix.Lgetxattr(v.path("f"), "user.a", buf)
 		return fmt.Sprintf("%q %v", buf[:max(n, 0)], err)
 	}},
-	{"listxattr", func(v *view) string {
+	{name: "listxattr", look: func(v *view) string {
 		buf := make([]byte, 500)
 		n, err := unix.Llistxattr(v.path("f"), buf)
 		return fmt.Sprintf("%q %v", buf[:max(n, 0)], err)
 	}},
-	{"access", func(v *view) string { return fmt.Sprint(unix.Access(v.path("f"), unix.X_OK)) }},
+	{name: "access", look: func(v *view) string { return fmt.Sprint(unix.Access(v.path("f"), unix.X_OK)) }},
+}
+
+// sent is what sendfile sends of a file.
+func sent(fd int) ([]byte, error) {
+	to, err := unix.MemfdCreate("sent", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(to)
+	if _, err := unix.Sendfile(to, fd, new(int64), 64<<10); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 64<<10)
+	n, err := unix.Pread(to, buf, 0)
+	return buf[:max(n, 0)], err
 }
 
 func readNonblock(path string) ([]byte, error) {
@@ -174,8 +223,11 @@ func readNonblock(path string) ([]byte, error) {
 }
 
 type change struct {
-	name string
-	do   func(v *view) error
+	name   string
+	do     func(v *view) error
+	before func(v *view) error // done before anybody looks
+	local  bool                // through a thin mount it is not to be seen elsewhere
+	lock   bool                // of file locks
 }
 
 func withFile(path string, flags int, f func(fd int) error) error {
@@ -199,12 +251,12 @@ func pwrite(fd int, data string, off int64) error {
 }
 
 var changes = []change{
-	{"write", func(v *view) error {
+	{name: "write", do: func(v *view) error {
 		return withFile(v.path("f"), unix.O_WRONLY, func(fd int) error { return pwrite(fd, "changed", 10) })
 	}},
-	{"write through an open descriptor", func(v *view) error { return pwrite(v.fd, "changed too", 0) }},
-	{"write past the end", func(v *view) error { return pwrite(v.fd, "far", 20_000) }},
-	{"O_DIRECT write", func(v *view) error {
+	{name: "write through an open descriptor", do: func(v *view) error { return pwrite(v.fd, "changed too", 0) }},
+	{name: "write past the end", do: func(v *view) error { return pwrite(v.fd, "far", 20_000) }},
+	{name: "O_DIRECT write", do: func(v *view) error {
 		buf, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 		if err != nil {
 			return err
@@ -213,72 +265,72 @@ var changes = []change{
 		copy(buf, "direct")
 		return withFile(v.path("f"), unix.O_WRONLY|unix.O_DIRECT, func(fd int) error { return pwrite(fd, string(buf), 0) })
 	}},
-	{"append", func(v *view) error {
+	{name: "append", do: func(v *view) error {
 		return withFile(v.path("f"), unix.O_WRONLY|unix.O_APPEND, func(fd int) error { return pwrite(fd, "more", 0) })
 	}},
-	{"truncate", func(v *view) error { return unix.Truncate(v.path("f"), 50) }},
-	{"truncate to nothing", func(v *view) error { return unix.Ftruncate(v.fd, 0) }},
-	{"extend", func(v *view) error { return unix.Truncate(v.path("f"), 30_000) }},
-	{"open with O_TRUNC", func(v *view) error {
+	{name: "truncate", do: func(v *view) error { return unix.Truncate(v.path("f"), 50) }},
+	{name: "truncate to nothing", do: func(v *view) error { return unix.Ftruncate(v.fd, 0) }},
+	{name: "extend", do: func(v *view) error { return unix.Truncate(v.path("f"), 30_000) }},
+	{name: "open with O_TRUNC", do: func(v *view) error {
 		return withFile(v.path("f"), unix.O_WRONLY|unix.O_TRUNC, func(int) error { return nil })
 	}},
-	{"O_TRUNC and write", func(v *view) error {
+	{name: "O_TRUNC and write", do: func(v *view) error {
 		return withFile(v.path("f"), unix.O_WRONLY|unix.O_TRUNC, func(fd int) error { return pwrite(fd, "anew", 0) })
 	}},
-	{"chmod", func(v *view) error { return unix.Chmod(v.path("f"), 0o741) }},
-	{"chown", func(v *view) error { return unix.Lchown(v.path("f"), 12, 34) }},
-	{"utimes", func(v *view) error {
+	{name: "chmod", do: func(v *view) error { return unix.Chmod(v.path("f"), 0o741) }},
+	{name: "chown", do: func(v *view) error { return unix.Lchown(v.path("f"), 12, 34) }},
+	{name: "utimes", do: func(v *view) error {
 		return unix.UtimesNanoAt(unix.AT_FDCWD, v.path("f"), []unix.Timespec{{Sec: 1000}, {Sec: 2000, Nsec: 7}}, 0)
 	}},
-	{"setxattr", func(v *view) error { return unix.Lsetxattr(v.path("f"), "user.a", []byte("newer"), 0) }},
-	{"new xattr", func(v *view) error { return unix.Lsetxattr(v.path("f"), "user.b", []byte("b"), 0) }},
-	{"removexattr", func(v *view) error { return unix.Lremovexattr(v.path("f"), "user.a") }},
-	{"rename", func(v *view) error { return os.Rename(v.path("f"), v.path("g")) }},
-	{"rename over", func(v *view) error { return os.Rename(v.path("h"), v.path("f")) }},
-	{"exchange", func(v *view) error {
+	{name: "setxattr", do: func(v *view) error { return unix.Lsetxattr(v.path("f"), "user.a", []byte("newer"), 0) }},
+	{name: "new xattr", do: func(v *view) error { return unix.Lsetxattr(v.path("f"), "user.b", []byte("b"), 0) }},
+	{name: "removexattr", do: func(v *view) error { return unix.Lremovexattr(v.path("f"), "user.a") }},
+	{name: "rename", do: func(v *view) error { return os.Rename(v.path("f"), v.path("g")) }},
+	{name: "rename over", do: func(v *view) error { return os.Rename(v.path("h"), v.path("f")) }},
+	{name: "exchange", do: func(v *view) error {
 		return unix.Renameat2(unix.AT_FDCWD, v.path("f"), unix.AT_FDCWD, v.path("h"), unix.RENAME_EXCHANGE)
 	}},
-	{"rename of a directory", func(v *view) error { return os.Rename(v.path("sub"), v.path("g")) }},
-	{"rename into a directory", func(v *view) error { return os.Rename(v.path("f"), v.path("sub/f")) }},
-	{"rename out of a directory", func(v *view) error { return os.Rename(v.path("sub/x"), v.path("g")) }},
-	{"unlink", func(v *view) error { return unix.Unlink(v.path("f")) }},
-	{"unlink in sub and rmdir", func(v *view) error {
+	{name: "rename of a directory", do: func(v *view) error { return os.Rename(v.path("sub"), v.path("g")) }},
+	{name: "rename into a directory", do: func(v *view) error { return os.Rename(v.path("f"), v.path("sub/f")) }},
+	{name: "rename out of a directory", do: func(v *view) error { return os.Rename(v.path("sub/x"), v.path("g")) }},
+	{name: "unlink", do: func(v *view) error { return unix.Unlink(v.path("f")) }},
+	{name: "unlink in sub and rmdir", do: func(v *view) error {
 		if err := unix.Unlink(v.path("sub/x")); err != nil {
 			return err
 		}
 		return unix.Rmdir(v.path("sub"))
 	}},
-	{"create", func(v *view) error {
+	{name: "create", do: func(v *view) error {
 		return withFile(v.path("g"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, func(fd int) error { return pwrite(fd, "new", 0) })
 	}},
-	{"unlink and create", func(v *view) error {
+	{name: "unlink and create", do: func(v *view) error {
 		if err := unix.Unlink(v.path("f")); err != nil {
 			return err
 		}
 		return withFile(v.path("f"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, func(fd int) error { return pwrite(fd, "other", 0) })
 	}},
-	{"mkdir", func(v *view) error { return unix.Mkdir(v.path("g"), 0o700) }},
-	{"mkdir in sub", func(v *view) error { return unix.Mkdir(v.path("sub/g"), 0o700) }},
-	{"mknod", func(v *view) error { return unix.Mknod(v.path("g"), unix.S_IFIFO|0o600, 0) }},
-	{"link", func(v *view) error { return unix.Link(v.path("f"), v.path("g")) }},
-	{"symlink", func(v *view) error { return unix.Symlink("f", v.path("g")) }},
-	{"another symlink", func(v *view) error {
+	{name: "mkdir", do: func(v *view) error { return unix.Mkdir(v.path("g"), 0o700) }},
+	{name: "mkdir in sub", do: func(v *view) error { return unix.Mkdir(v.path("sub/g"), 0o700) }},
+	{name: "mknod", do: func(v *view) error { return unix.Mknod(v.path("g"), unix.S_IFIFO|0o600, 0) }},
+	{name: "link", do: func(v *view) error { return unix.Link(v.path("f"), v.path("g")) }},
+	{name: "symlink", do: func(v *view) error { return unix.Symlink("f", v.path("g")) }},
+	{name: "another symlink", do: func(v *view) error {
 		if err := unix.Symlink("elsewhere", v.path("l2")); err != nil {
 			return err
 		}
 		return os.Rename(v.path("l2"), v.path("l"))
 	}},
-	{"fallocate", func(v *view) error { return unix.Fallocate(v.fd, 0, 10_000, 30_000) }},
-	{"punch", func(v *view) error {
+	{name: "fallocate", do: func(v *view) error { return unix.Fallocate(v.fd, 0, 10_000, 30_000) }},
+	{name: "punch", do: func(v *view) error {
 		return unix.Fallocate(v.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 10, 5000)
 	}},
-	{"zero range", func(v *view) error { return unix.Fallocate(v.fd, unix.FALLOC_FL_ZERO_RANGE, 20, 100) }},
-	{"mapped write and msync", func(v *view) error {
+	{name: "zero range", do: func(v *view) error { return unix.Fallocate(v.fd, unix.FALLOC_FL_ZERO_RANGE, 20, 100) }},
+	{name: "mapped write and msync", do: func(v *view) error {
 		v.mapping[5] ^= 0xff
 		return unix.Msync(v.mapping, unix.MS_SYNC)
 	}},
-	{"mapped write", func(v *view) error { v.mapping[6] ^= 0xff; return nil }},
-	{"copy_file_range", func(v *view) error {
+	{name: "mapped write", do: func(v *view) error { v.mapping[6] ^= 0xff; return nil }, local: true},
+	{name: "copy_file_range", do: func(v *view) error {
 		return withFile(v.path("h"), unix.O_RDONLY, func(fd int) error {
 			n, err := unix.CopyFileRange(fd, new(int64), v.fd, new(int64), 4096, 0)
 			if err == nil && n == 0 {
@@ -302,68 +354,150 @@ func makeCase(t *testing.T, dir string, size int) {
 
 // matrixCase is one change and one look at it.
 type matrixCase struct {
-	adir, bdir string
-	size       int
-	ch         change
-	ob         observation
+	a, b view
+	size int
+	warm bool // A has it all cached, too
+	ch   change
+	ob   observation
 }
 
-func testMatrix(t *testing.T, dirs []string) { matrix(t, dirs, rounds(2, 100), 1) }
+// matrix is every change looked at in every way.
+type matrix struct {
+	dirs   []string // of which each case takes two
+	thin   int      // which of dirs is a thin mount's, -1: none
+	rounds int
+	every  int // one in so many cases a round, others each round
+	seen   map[string]bool
+}
 
-// matrix runs one in every of the cases a round, others each round.
-func matrix(t *testing.T, dirs []string, many, every int) {
+// matrixLimit is how long so many rounds of the matrix may take.
+func matrixLimit(rounds int) time.Duration { return 3*time.Minute + time.Duration(rounds)*time.Minute }
+
+// matrixRounds is how many rounds the tests of the matrix do.
+func matrixRounds() int { return rounds(2, 100) }
+
+func testMatrix(t *testing.T, dirs []string) {
+	m := &matrix{dirs: dirs[:2], thin: -1, rounds: matrixRounds(), every: 1}
+	m.run(t)
+	for _, ch := range allChanges() {
+		if !m.seen[ch.name] && !t.Failed() {
+			t.Errorf("nothing that was looked at differs after %s", ch.name)
+		}
+	}
+}
+
+// testThinMatrix has a thin mount, the second, change what an ordinary one sees, and the other way round.
+func testThinMatrix(t *testing.T, dirs []string) {
+	(&matrix{dirs: dirs, thin: 1, rounds: rounds(1, 100), every: rounds(6, 1)}).run(t)
+}
+
+func allChanges() []change { return append(changes[:len(changes):len(changes)], lockChanges...) }
+func allObservations() []observation {
+	return append(observations[:len(observations):len(observations)], lockObservations...)
+}
+
+// draw makes one case in its own directory on two of the mounts: which of them does what, how large the file is, whether B can write,
+// and what A has cached before.
+func (m *matrix) draw(r *rand.Rand, dir string, ch change, ob observation) *matrixCase {
+	order := r.Perm(len(m.dirs))
+	place := func(i int) view {
+		return view{dir: filepath.Join(m.dirs[i], dir), thin: i == m.thin, locks: unix.F_WRLCK}
+	}
+	c := &matrixCase{a: place(order[0]), b: place(order[1]), size: []int{300, mappedBytes}[r.Intn(2)], warm: r.Intn(4) == 0, ch: ch, ob: ob}
+	if r.Intn(2) == 0 {
+		c.b.reads = true
+		c.a.locks, c.b.locks = unix.F_RDLCK, unix.F_RDLCK // a descriptor that cannot write sets no other
+	}
+	return c
+}
+
+func (m *matrix) run(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	for round := range many {
-		a, b := dirs[round%2], dirs[1-round%2]
-		var cases []matrixCase
-		for i, ch := range changes {
-			for j, ob := range observations {
-				if (i+j+round/2)%every != 0 {
-					continue
-				}
-				c := matrixCase{filepath.Join(a, fmt.Sprintf("%d-%d-%d", round, i, j)), filepath.Join(b, fmt.Sprintf("%d-%d-%d", round, i, j)), 3 * 4096, ch, ob}
-				if round%2 == 1 && ch.name != "O_DIRECT write" {
-					c.size = 300
-				}
-				cases = append(cases, c)
-				makeCase(t, c.adir, c.size)
-			}
-		}
-		// B takes the locks of all directories; then they rest, because names of a directory that was shared a moment ago are not cached.
-		for _, c := range cases {
-			if _, err := os.ReadDir(c.bdir); err != nil {
-				t.Fatal(err)
-			}
-			_ = statText(filepath.Join(c.bdir, "sub/x"))
-		}
-		time.Sleep(2200 * time.Millisecond)
-		for _, c := range cases {
-			c.run(t)
-			if t.Failed() && soak() == 0 && os.Getenv("DFS_COHERENCE_ALL") == "" {
-				return
-			}
-		}
-		for _, c := range cases {
-			must(t, os.RemoveAll(c.bdir))
+	r := rand.New(rand.NewSource(drawnSeed(t)))
+	m.seen = map[string]bool{}
+	for round := range m.rounds {
+		m.round(t, r, round)
+		if t.Failed() && soak() == 0 && os.Getenv("DFS_COHERENCE_ALL") == "" {
+			return
 		}
 	}
 }
 
-func (c *matrixCase) run(t *testing.T) {
-	a, b := openView(t, c.adir), openView(t, c.bdir)
-	defer a.close()
-	defer b.close()
-	for _, o := range observations {
-		o.look(b)
+func (m *matrix) round(t *testing.T, r *rand.Rand, round int) {
+	var cases []*matrixCase
+	for i, ch := range allChanges() {
+		for j, ob := range allObservations() {
+			c := m.draw(r, fmt.Sprintf("%d-%d-%d", round, i, j), ch, ob)
+			if (i+j+round)%m.every != 0 || ch.local && c.a.thin || ch.lock && !ob.lock && soak() == 0 {
+				continue
+			}
+			cases = append(cases, c)
+			makeCase(t, c.a.dir, c.size)
+		}
 	}
+	// B takes the locks of all directories; then they rest, because names of a directory that was shared a moment ago are not cached.
+	for _, c := range cases {
+		if _, err := os.ReadDir(c.b.dir); err != nil {
+			t.Fatal(err)
+		}
+		_ = statText(c.b.path("sub/x"))
+	}
+	time.Sleep(2200 * time.Millisecond)
+	for _, c := range cases {
+		if c.run(t) {
+			m.seen[c.ch.name] = true
+		}
+		if t.Failed() && soak() == 0 && os.Getenv("DFS_COHERENCE_ALL") == "" {
+			return
+		}
+	}
+	for _, c := range cases {
+		must(t, os.RemoveAll(c.b.dir))
+	}
+}
+
+// run does the change through A and reports whether B, who sees what A sees, sees a difference.
+func (c *matrixCase) run(t *testing.T) bool {
+	a, b := &c.a, &c.b
+	a.open(t)
+	defer a.close()
+	b.open(t)
+	defer b.close()
+	if before := c.before(); before != nil {
+		must(t, before(a))
+	}
+	if c.warm {
+		lookAround(a)
+	}
+	lookAround(b)
 	before := c.ob.look(b)
 	if err := c.ch.do(a); err != nil {
-		t.Fatalf("%s: %v", c.ch.name, err)
+		t.Fatalf("%s: %v", c, err)
 	}
 	got := c.ob.look(b)
 	if want := c.ob.look(a); got != want {
 		again := c.ob.look(b)
-		t.Errorf("%s through A, %s through B (%d bytes):\nbefore %s\ngot    %s\nagain  %s\nwant   %s", c.ch.name, c.ob.name, c.size, before, got, again, want)
+		t.Errorf("%s:\nbefore %s\ngot    %s\nagain  %s\nwant   %s", c, before, got, again, want)
 	}
+	return got != before
+}
+
+// before is what A does before anybody looks: where locks are looked at and none is changed, there are some.
+func (c *matrixCase) before() func(v *view) error {
+	if c.ch.before == nil && c.ob.lock && !c.ch.lock {
+		return holdLocks
+	}
+	return c.ch.before
+}
+
+func lookAround(v *view) {
+	for _, o := range observations {
+		o.look(v)
+	}
+}
+
+func (c *matrixCase) String() string {
+	return fmt.Sprintf("%s through A (thin: %v, has looked: %v), %s through B (thin: %v, only reads: %v), %d bytes",
+		c.ch.name, c.a.thin, c.warm, c.ob.name, c.b.thin, c.b.reads, c.size)
 }
