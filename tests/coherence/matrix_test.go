@@ -371,7 +371,9 @@ type matrix struct {
 }
 
 // matrixLimit is how long so many rounds of the matrix may take.
-func matrixLimit(rounds int) time.Duration { return 3*time.Minute + time.Duration(rounds)*time.Minute }
+func matrixLimit(rounds int) time.Duration {
+	return 3*time.Minute + time.Duration(rounds)*3*time.Minute
+}
 
 // matrixRounds is how many rounds the tests of the matrix do.
 func matrixRounds() int { return rounds(2, 100) }
