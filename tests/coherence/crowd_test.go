@@ -27,7 +27,7 @@ func TestManyMounts(t *testing.T) {
 	w.run(t, "crowd", 3*time.Minute, testCrowd)
 	w.run(t, "append", 3*time.Minute, func(t *testing.T, dirs []string) { testAppend(t, dirs[:3]) })
 	w.run(t, "matrix", matrixLimit(matrixRounds()), func(t *testing.T, dirs []string) {
-		(&matrix{dirs: dirs, thin: -1, rounds: matrixRounds(), every: 9}).run(t)
+		(&matrix{dirs: dirs, thin: -1, rounds: matrixRounds(), every: 12}).run(t)
 	})
 	runs := fsxRuns{changing: 300, staying: 3000}.asked()
 	w.run(t, "fsx", runs.limit(), runs.test)

@@ -67,8 +67,9 @@ var lockObservations = []observation{
 		}
 		return fmt.Sprint("got it, let it go: ", fileLock(v.probe, unix.F_OFD_SETLK, unix.F_UNLCK, 0, 0))
 	}},
-	{name: "flock for shared use", lock: true, look: func(v *view) string { return triedFlock(v.probe, unix.LOCK_SH) }},
-	{name: "flock for exclusive use", lock: true, look: func(v *view) string { return triedFlock(v.probe, unix.LOCK_EX) }},
+	{name: "flock", lock: true, look: func(v *view) string {
+		return fmt.Sprintf("shared: %s; exclusive: %s", triedFlock(v.probe, unix.LOCK_SH), triedFlock(v.probe, unix.LOCK_EX))
+	}},
 }
 
 // foundLock is what F_GETLK tells of the lock that is in the way of one of a byte.
