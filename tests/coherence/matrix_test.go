@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -441,8 +442,10 @@ func (m *matrix) round(t *testing.T, r *rand.Rand, round int) {
 				continue
 			}
 			cases = append(cases, c)
-			makeCase(t, c.a.dir, c.size)
 		}
+	}
+	for _, c := range inOrder(cases, func(c *matrixCase) string { return c.a.dir }) {
+		makeCase(t, c.a.dir, c.size)
 	}
 	// B takes the locks of all directories; then they rest, because names of a directory that was shared a moment ago are not cached.
 	for _, c := range cases {
@@ -460,9 +463,14 @@ func (m *matrix) round(t *testing.T, r *rand.Rand, round int) {
 			return
 		}
 	}
-	for _, c := range cases {
+	for _, c := range inOrder(cases, func(c *matrixCase) string { return c.b.dir }) {
 		must(t, os.RemoveAll(c.b.dir))
 	}
+}
+
+// inOrder has one mount after the other do what it does in the directory above all cases.
+func inOrder(cases []*matrixCase, dir func(c *matrixCase) string) []*matrixCase {
+	return slices.SortedFunc(slices.Values(cases), func(a, b *matrixCase) int { return strings.Compare(dir(a), dir(b)) })
 }
 
 // run does the change through A and reports whether B, who sees what A sees, sees a difference.
