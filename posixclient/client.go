@@ -14,6 +14,11 @@
 // minutes), that is told as an error (EIO); it is never repeated. Contexts bound every wait:
 // see WithContext. All methods are safe for concurrent use.
 //
+// A write is sent in pieces of 1 MiB, each of them done whole and in one place: where two clients write one range at once, or append to one file, the
+// bytes of a call of up to 1 MiB are all there, together, or have all been overwritten by the other's. Of a longer call this holds for each piece (the first MiB
+// of the call, the next, …), and between the pieces other writes may come; programs that write more at once to what they share take turns.
+// (A client that dies, or a context that ends, amid a call may leave the beginning of it.)
+//
 // An open file is opened again on another node by its inode number, with the permissions as they
 // are then, as soon as the node in use fails. One without a name (unlinked, or made with O_TMPFILE) stays by that; if the
 // client finds no node within half a minute it is gone, and calls say so (ENOENT or ESTALE).

@@ -94,7 +94,7 @@ func (f *File) readSome(p []byte, off uint64) (n int, err error) {
 	return n, err
 }
 
-// WriteAt implements io.WriterAt. It returns once the data is durable.
+// WriteAt implements io.WriterAt. It returns once the data is durable. Beside writes of others each MiB of p is whole (see the package comment).
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, &os.PathError{Op: "write", Path: f.path, Err: syscall.EINVAL}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -210,7 +211,10 @@ func TestKillServingNodes(t *testing.T) {
 	})
 }
 
-// TestWritesOfOneRange: of writes to one range by two clients at once, one wins, whole.
+// whole is the most that a write carries in one piece.
+const whole = 1 << 20
+
+// TestWritesOfOneRange: of writes to one range by two clients at once, one wins, whole, up to a MiB; of longer ones each MiB is one's or the other's.
 func TestWritesOfOneRange(t *testing.T) {
 	c := start(t)
 	m := c.Mount("-o", "via")
@@ -220,38 +224,83 @@ func TestWritesOfOneRange(t *testing.T) {
 	f, err := setup.open("f", os.O_CREATE|os.O_WRONLY)
 	must(t, err)
 	must(t, f.Close())
-	const rounds = 12
 	for pair := range users {
-		a, b := users[pair], users[(pair+1)%len(users)]
-		size, at := 700_000, 1000
+		at := 1000
 		if pair >= 2 {
-			size, at = 171<<12, 1<<12 // of what goes through its page cache a kernel makes two writes where a page that it does not have is written in part
+			at = 1 << 12 // of what goes through its page cache a kernel makes two writes where a page that it does not have is written in part
 		}
-		var won [2]int
-		for round := range rounds {
-			var wg sync.WaitGroup
-			for i, u := range []user{a, b} {
-				wg.Go(func() {
-					f, err := u.open("f", os.O_WRONLY)
-					if err == nil {
-						_, err = f.WriteAt(bytes.Repeat([]byte{byte('a' + i)}, size), int64(at))
-						err = errors.Join(err, f.Close())
-					}
-					if err != nil {
-						t.Errorf("round %d: %v", round, err)
-					}
-				})
+		race(t, setup, users[pair], users[(pair+1)%len(users)], whole, at)
+	}
+	race(t, setup, users[0], users[1], 2*whole+whole/2, 1000)
+}
+
+// race has two users write size bytes of "f" at once, over and over.
+func race(t *testing.T, setup library, a, b user, size, at int) {
+	t.Helper()
+	won := map[byte]int{}
+	for round := range 12 {
+		together(t, func(i int) error {
+			f, err := []user{a, b}[i].open("f", os.O_WRONLY)
+			if err == nil {
+				_, err = f.WriteAt(bytes.Repeat([]byte{byte('a' + i)}, size), int64(at))
+				err = errors.Join(err, f.Close())
 			}
-			wg.Wait()
-			got, err := setup.c.ReadFile("/f")
-			must(t, err)
-			got = got[min(at, len(got)):min(at+size, len(got))]
-			if len(got) != size || bytes.Count(got, got[:1]) != size {
-				t.Fatalf("pair %d: a mixture: %d of %d bytes are %q", pair, bytes.Count(got, got[:1]), len(got), got[0])
-			}
-			won[got[0]-'a']++
+			return err
+		})
+		got, err := setup.c.ReadFile("/f")
+		must(t, err)
+		if len(got) < at+size {
+			t.Fatalf("round %d: the file has %d bytes", round, len(got))
 		}
-		t.Logf("pair %d: the last was %v", pair, won)
+		won[ofOne(t, got[at:at+size])[0]]++
+	}
+	t.Logf("%T and %T, %d bytes: the last was %v", a, b, size, won)
+}
+
+// together runs f(0) and f(1) at once.
+func together(t *testing.T, f func(i int) error) {
+	t.Helper()
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = f(i) })
+	}
+	wg.Wait()
+	must(t, errors.Join(errs[:]...))
+}
+
+// ofOne looks that each MiB of data is one writer's, and returns their letters.
+func ofOne(t *testing.T, data []byte) (letters []byte) {
+	t.Helper()
+	for piece := range slices.Chunk(data, whole) {
+		if n := bytes.Count(piece, piece[:1]); n != len(piece) {
+			t.Fatalf("a mixture: %d of %d bytes are %q", n, len(piece), piece[0])
+		}
+		letters = append(letters, piece[0])
+	}
+	return letters
+}
+
+// TestAppendsAreWhole: a MiB appended by the library lies in one place, whoever appends beside it.
+func TestAppendsAreWhole(t *testing.T) {
+	c := start(t)
+	nodes := strings.Split(c.Addresses(), ",")
+	users := []user{dial(t, nodes[0]), dial(t, nodes[1])}
+	const rounds = 8
+	together(t, func(i int) error {
+		f, err := users[i].open("f", os.O_WRONLY|os.O_CREATE|os.O_APPEND)
+		for n := 0; n < rounds && err == nil; n++ {
+			_, err = f.Write(bytes.Repeat([]byte{byte('a' + i)}, whole))
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	})
+	got, err := dial(t, c.Addresses()).c.ReadFile("/f")
+	must(t, err)
+	if letters := ofOne(t, got); len(got) != 2*rounds*whole || bytes.Count(letters, []byte("a")) != rounds {
+		t.Errorf("the file has %d bytes: %s", len(got), letters)
 	}
 }
 
