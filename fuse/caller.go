@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,8 @@ const (
 )
 
 // renameOf tells whether a task, which waits for an answer, is in a rename whose new name is name, as far as
-// this process may know: that takes the right to trace it.
+// this process may know: that takes the right to trace it. Where something is mounted on what has
+// that name, or below it, it is noRename: the kernel answers such a rename by itself (EBUSY), and would unmount it if the LOOKUP did not say what is there.
 func renameOf(pid uint32, name string) rename {
 	call, args, ok := callOf(pid)
 	if !ok {
@@ -42,6 +44,9 @@ func renameOf(pid uint32, name string) rename {
 	if to[strings.LastIndexByte(to, '/')+1:] != name {
 		return noRename
 	}
+	if holdsMounts(pid, name) {
+		return noRename
+	}
 	if how == moves && (has(stringOf(pid, from), name) || has(to[:len(to)-len(name)], name)) {
 		return movesNamesake
 	}
@@ -50,6 +55,35 @@ func renameOf(pid uint32, name string) rename {
 
 // has reports whether a path goes through a name.
 func has(path, name string) bool { return strings.Contains("/"+path+"/", "/"+name+"/") }
+
+// holdsMounts reports whether something is mounted, as the task sees it, on a file or directory of that name in a dfs, or below one: the kernel
+// would unmount it if a LOOKUP of the name failed. Where that cannot be known it is taken to be so.
+func holdsMounts(pid uint32, name string) bool {
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	return err != nil || mountsWithin(string(table), name)
+}
+
+// mountsWithin is holdsMounts of a table as /proc/PID/mountinfo has it.
+func mountsWithin(table, name string) bool {
+	type entry struct{ parent, point string }
+	var all []entry
+	dfs := map[string]string{} // id and mount point of each dfs
+	for line := range strings.Lines(table) {
+		left, right, _ := strings.Cut(line, " - ")
+		f := strings.Fields(left) // id, parent, device, root, mount point
+		if len(f) < 5 {
+			continue
+		}
+		e := entry{f[1], unescapeMount(f[4])}
+		if all = append(all, e); strings.HasPrefix(right, "fuse.dfs ") {
+			dfs[f[0]] = e.point
+		}
+	}
+	return slices.ContainsFunc(all, func(e entry) bool {
+		on, ok := dfs[e.parent]
+		return ok && has(strings.TrimPrefix(e.point, on), name)
+	})
+}
 
 // callOf is the system call that a task waits in, with its first arguments.
 func callOf(pid uint32) (call int, args [5]uint64, ok bool) {

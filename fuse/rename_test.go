@@ -433,3 +433,18 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// What is mounted on a name, or below it, is a reason to leave its entry alone; what is mounted on such a name elsewhere is none.
+func TestMountsWithin(t *testing.T) {
+	const table = `22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 0:50 / /mnt/a\040dfs rw,nosuid - fuse.dfs 10.0.0.1:7470 rw
+41 40 0:51 / /mnt/a\040dfs/d/with\040blank rw - tmpfs tmpfs rw
+42 22 0:52 / /srv/elsewhere rw - tmpfs tmpfs rw
+43 40 8:1 /etc/hosts /mnt/a\040dfs/hosts rw - ext4 /dev/sda1 rw
+`
+	for name, want := range map[string]bool{"with blank": true, "hosts": true, "d": true, "elsewhere": false, "a dfs": false, "mnt": false, "blank": false} {
+		if got := mountsWithin(table, name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+}

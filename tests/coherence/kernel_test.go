@@ -13,30 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"dfs/tests/harness"
 )
-
-// testMountBelow has something mounted on a directory inside: it stays, whatever others do around it.
-func testMountBelow(t *testing.T, dirs []string) {
-	a, b := dirs[0], dirs[1]
-	must(t, os.MkdirAll(filepath.Join(a, "d/point"), 0o777))
-	point := filepath.Join(a, "d/point")
-	must(t, unix.Mount("tmpfs", point, "tmpfs", 0, "size=1m"))
-	defer func() { _ = unix.Unmount(point, unix.MNT_DETACH) }()
-	must(t, os.WriteFile(filepath.Join(point, "kept"), []byte("kept"), 0o666))
-	for i := range 30 {
-		must(t, os.WriteFile(filepath.Join(b, fmt.Sprintf("d/f%d", i)), nil, 0o666))
-		must(t, os.WriteFile(filepath.Join(b, fmt.Sprintf("d/point/f%d", i)), nil, 0o666))
-		must(t, os.WriteFile(filepath.Join(b, fmt.Sprintf("f%d", i)), nil, 0o666))
-		if data, err := os.ReadFile(filepath.Join(point, "kept")); err != nil || string(data) != "kept" {
-			t.Fatalf("round %d: the file system mounted below reads %q, %v", i, data, err)
-		}
-	}
-	if !harness.Mounted(point) {
-		t.Error("the file system mounted below is gone")
-	}
-}
 
 // testSignals has a program with an interval timer use a shared directory: no system call fails with EINTR.
 // A blocking lock request is interrupted by a signal, and a process that waits for one can be killed.
