@@ -74,8 +74,20 @@ byte stateEpoch = 1;
 byte leader = 1;                /* raft's, by term; BeginEpoch{leader} is in the log once stateEpoch == leader */
 byte block = 0;                 /* ghost: index of the newest record applied */
 
+/* ghost: which writes the block holds, held before its newest record, and must hold since they are acknowledged: a bit for each write */
+byte content = 0;
+byte before = 0;
+byte acked = 0;
+#define own(c) (15 << (4 * (c)))        /* the bits of a client's writes */
+
 /* records on the wire, or in a leader's log and not committed */
-typedef copy { bit used; unsigned gen : 1; unsigned epoch : 2; unsigned seq : 3 }
+typedef copy {
+	bit used;
+	unsigned gen : 1;
+	unsigned epoch : 2;
+	unsigned seq : 3;
+	byte has                /* ghost: the writes in it: new ones of its writer's, and of the other's those in the block that they were made to */
+}
 copy wire[NC * COPIES];
 #define WIRE(c, w) wire[(c) * COPIES + (w)]
 
@@ -135,6 +147,9 @@ typedef clerk {
 	unsigned writes : 3;
 	bit untold;             /* IMPLICIT: given up while not attached */
 	bit stale;              /* ghost: the cached block is not the newest */
+	byte seen;              /* ghost: the other's writes in it */
+	byte made;              /* ghost: own writes in no record yet */
+	byte rec[PIPE];         /* ghost: has, of the records not acknowledged */
 #ifdef READOP
 	bit op                  /* an operation has the lock pinned */
 #endif
@@ -148,7 +163,7 @@ byte ticks = 0;         /* bounded in the largest run alone */
 byte faults = FAULTS;
 
 mtype k;
-byte e, st, n, m, x, i, g, ep, sq;
+byte e, st, n, m, x, i, g, ep, sq, h;
 
 #define MAX(a, b) ((a) > (b) -> (a) : (b))
 #define other(c) (1 - (c))
@@ -170,6 +185,7 @@ byte e, st, n, m, x, i, g, ep, sq;
 #define ONE_WRITER (!(mayWrite(0) && mayRead(1)) && !(mayWrite(1) && mayRead(0)))
 #define fresh(c) (!C[c].stale && !unapplied(other(c)))
 #define FRESH_READ (!(mayRead(0) && !fresh(0)) && !(mayRead(1) && !fresh(1)))
+#define NONE_LOST ((acked & ~content) == 0)
 
 /* ---- the replicated state machine (state_apply.go) ---- */
 
@@ -216,8 +232,11 @@ inline applyWrite(c) {
 inline applyRecord(c) {
 	applied++;
 	printf("   applied at %d\n", applied);
+#ifndef LOST_ONLY
 	assert(W[c].live && W[c].gen == g);             /* FENCED: no write of a fenced writer is applied */
 	assert(sq == W[c].applied + 1);                 /* ORDER: each once, in order */
+#endif
+	before = content; content = (content & own(c)) | h;
 	W[c].applied = sq; W[c].seq = sq; W[c].lastWrite = applied; block = applied; x = applied;
 	C[other(c)].stale = (C[other(c)].mode != None -> 1 : 0)
 }
@@ -687,7 +706,8 @@ inline ask(c, want) {
 }
 /* The block is read at a replica when the lock comes, and again after it was dropped from the cache. */
 inline load(c) {
-	C[c].stale = (readAt(c) < block -> 1 : 0)
+	C[c].stale = (readAt(c) < block -> 1 : 0);
+	C[c].seen = (C[c].stale -> before : content) & own(other(c))
 }
 inline reload(c) {
 	d_step { !C[c].ended && C[c].mode >= Shared && pinnable(c) && !C[c].dirty && C[c].inflight == 0 && !C[c].stale && readAt(c) < block ->
@@ -702,18 +722,20 @@ inline reload(c) {
 inline write(c) {
 	d_step { mayWrite(c) && C[c].writes < OPS && isWriter(c) ->
 		printf("client %d writes\n", c);
-		C[c].dirty = 1; C[c].writes++ }
+		C[c].dirty = 1; C[c].made = C[c].made | (1 << (4 * (c) + C[c].writes)); C[c].writes++ }
 }
 /* Submit and the sink's stream: the next record, or one not acknowledged again */
 inline submit(c, w) {
 	d_step { !C[c].ended && C[c].dirty && C[c].inflight < PIPE && !WIRE(c, w).used && C[c].epoch > 0 ->
+		C[c].rec[C[c].inflight] = C[c].seen | C[c].made; C[c].made = 0;
 		C[c].dirty = 0; C[c].inflight++;
-		WIRE(c, w).used = 1; WIRE(c, w).gen = C[c].gen; WIRE(c, w).epoch = C[c].epoch; WIRE(c, w).seq = C[c].seq + C[c].inflight;
+		WIRE(c, w).used = 1; WIRE(c, w).has = C[c].rec[C[c].inflight - 1]; WIRE(c, w).gen = C[c].gen; WIRE(c, w).epoch = C[c].epoch; WIRE(c, w).seq = C[c].seq + C[c].inflight;
 		printf("client %d sends record %d in epoch %d\n", c, C[c].seq + C[c].inflight, C[c].epoch) }
 }
 inline resend(c, w, p) {
 	d_step { !C[c].ended && C[c].inflight >= p && !WIRE(c, w).used && C[c].epoch > 0 ->
-		WIRE(c, w).used = 1; WIRE(c, w).gen = C[c].gen; WIRE(c, w).epoch = C[c].epoch; WIRE(c, w).seq = C[c].seq + p;
+		WIRE(c, w).used = 1; WIRE(c, w).has = C[c].rec[p - 1];
+		WIRE(c, w).gen = C[c].gen; WIRE(c, w).epoch = C[c].epoch; WIRE(c, w).seq = C[c].seq + p;
 		printf("client %d sends record %d again, in epoch %d\n", c, C[c].seq + p, C[c].epoch) }
 }
 /* giveUp, released */
@@ -739,7 +761,7 @@ inline released(c) {
 		fi;
 #endif
 		if
-		:: C[c].mode == None -> C[c].stale = 0; C[c].number = 0; C[c].minIndex = 0
+		:: C[c].mode == None -> C[c].stale = 0; C[c].seen = 0; C[c].number = 0; C[c].minIndex = 0
 		:: else
 		fi }
 }
@@ -773,9 +795,11 @@ inline ends(c) {
 		C[c].given = 0; C[c].stale = 0; C[c].untold = 0;
 #ifdef REPLAY
 		C[c].dirty = C[c].dirty || C[c].inflight > 0;
+		C[c].made = C[c].made | (C[c].rec[0] & own(c));
 #else
-		C[c].dirty = 0;
+		C[c].dirty = 0; C[c].made = 0; C[c].seen = 0;
 #endif
+		C[c].rec[0] = 0; C[c].rec[PIPE - 1] = 0;
 		C[c].inflight = 0; C[c].seq = 0; C[c].lastIndex = 0; C[c].floor = 0 }
 }
 /* a new session: OpenWriter. (Of client 0 alone, which keeps the run small.) */
@@ -849,22 +873,27 @@ proctype Client(byte c) {
 
 /* ---- the world: the log, the clock, the network ---- */
 
+/* the oldest record that is not acknowledged is now */
+inline acknowledged(c) {
+	acked = acked | (C[c].rec[0] & own(c));
+	C[c].rec[0] = (PIPE > 1 -> C[c].rec[PIPE - 1] : 0); C[c].rec[PIPE - 1] = 0
+}
 /* a copy is committed; answered: the answer arrives; kept: it is proposed once more */
 inline deliver(c, w, answered, kept) {
 	d_step { WIRE(c, w).used && (!kept || faults > 0) &&
 		(!answered || (!C[c].ended && C[c].gen == WIRE(c, w).gen && C[c].inflight > 0 && WIRE(c, w).seq == C[c].seq + 1)) ->
 		printf("record %d of %d is committed, in epoch %d\n", WIRE(c, w).seq, c, WIRE(c, w).epoch);
-		g = WIRE(c, w).gen; ep = WIRE(c, w).epoch; sq = WIRE(c, w).seq;
+		g = WIRE(c, w).gen; ep = WIRE(c, w).epoch; sq = WIRE(c, w).seq; h = WIRE(c, w).has;
 		applyWrite(c);
 		if
-		:: answered && x > 0 -> C[c].seq++; C[c].inflight--; C[c].lastIndex = MAX(C[c].lastIndex, x); printf("   acknowledged\n")
+		:: answered && x > 0 -> acknowledged(c); C[c].seq++; C[c].inflight--; C[c].lastIndex = MAX(C[c].lastIndex, x); printf("   acknowledged\n")
 		:: else
 		fi;
 		if
 		:: kept -> faults--; printf("   and proposed once more\n")
-		:: else -> WIRE(c, w).used = 0; WIRE(c, w).gen = 0; WIRE(c, w).epoch = 0; WIRE(c, w).seq = 0
+		:: else -> WIRE(c, w).used = 0; WIRE(c, w).gen = 0; WIRE(c, w).epoch = 0; WIRE(c, w).seq = 0; WIRE(c, w).has = 0
 		fi;
-		x = 0; g = 0; ep = 0; sq = 0 }
+		x = 0; g = 0; ep = 0; sq = 0; h = 0 }
 }
 inline elect() {
 	d_step { leader < NR && stateEpoch == leader -> leader++; printf("%d is elected\n", leader) }
@@ -1001,8 +1030,11 @@ proctype World() {
 
 proctype Monitor() {
 	do
+	:: d_step { !NONE_LOST -> printf("VIOLATED: no acknowledged write lost\n"); assert(false) }
+#ifndef LOST_ONLY
 	:: d_step { !ONE_WRITER -> printf("VIOLATED: one writer\n"); assert(false) }
 	:: d_step { !FRESH_READ -> printf("VIOLATED: fresh read\n"); assert(false) }
+#endif
 #ifdef ANSWERED
 	:: d_step { unanswered(0) || unanswered(1) -> printf("VIOLATED: a revoke is lost\n"); assert(false) }
 #endif
