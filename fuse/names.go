@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -22,6 +23,9 @@ const (
 	sharedQuiet  = 2 * time.Second
 	stalledQuiet = time.Minute
 
+	// askedQuiet is for how long the kernel is not made to ask again for what it has just been made to ask again for.
+	askedQuiet = 100 * time.Millisecond
+
 	// recentMax is how many answers are remembered.
 	recentMax = 1 << 12
 )
@@ -39,9 +43,10 @@ type ledger struct {
 	drops uint64    // drops so far, over all directories and inodes
 	took  time.Time // when a directory last lost names that were handed out
 
-	dropped map[uint64]uint64 // inode -> value of drops at its last drop, while requests older than that are in flight
-	active  map[uint64]int    // value of drops at a request's start -> requests
-	moving  map[entryName]int // names that a RENAME in flight concerns
+	dropped map[uint64]uint64    // inode -> value of drops at its last drop, while requests older than that are in flight
+	active  map[uint64]int       // value of drops at a request's start -> requests
+	asked   map[uint64]time.Time // inode -> when the kernel was last made to ask again (askAgain)
+	moving  map[entryName]int    // names that a RENAME in flight concerns
 
 	recent [recentMax]handed // ring of the last answers that carried a timeout
 	hands  uint64            // answers so far
@@ -78,7 +83,7 @@ type taken struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}, moving: map[entryName]int{},
+	return &ledger{dirs: map[uint64]*dirNames{}, dropped: map[uint64]uint64{}, active: map[uint64]int{}, asked: map[uint64]time.Time{}, moving: map[entryName]int{},
 		sharedQuiet: sharedQuiet}
 }
 
@@ -169,6 +174,19 @@ func (l *ledger) fresh(mark, ino uint64, ttl time.Duration) time.Duration {
 	}
 	l.hand(handed{ino: ino, at: now})
 	return ttl
+}
+
+// askAgain tells whether the kernel should ask again for what the request that began at mark has read of ino, up to its end: something of ino was dropped since.
+// Not so twice within askedQuiet.
+func (l *ledger) askAgain(mark, ino uint64) bool {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dropped[ino] <= mark || now.Sub(l.asked[ino]) < askedQuiet {
+		return false
+	}
+	l.asked[ino] = now
+	return true
 }
 
 func (l *ledger) hand(h handed) {
@@ -386,4 +404,5 @@ func (l *ledger) sweep(now time.Time) {
 			delete(l.dirs, dir)
 		}
 	}
+	maps.DeleteFunc(l.asked, func(_ uint64, at time.Time) bool { return now.Sub(at) > askedQuiet })
 }

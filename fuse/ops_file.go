@@ -58,6 +58,12 @@ func (c *conn) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofu
 	if err != nil {
 		return nil, c.status(r, err)
 	}
+	if n < len(buf) && readKind(in) == fs.IOPages && !c.opt.Uncached && c.names.askAgain(r.mark, in.NodeId) {
+		// From an answer that ends early the kernel learns that the file is shorter than it knew, but not if anything of the inode was dropped
+		// since the question: the reader would be shown this content, and zeros up to the old size. This one is of a readahead; what
+		// it fails to bring is asked for once more.
+		return nil, gofuse.EINTR
+	}
 	return gofuse.ReadResultData(buf[:n]), gofuse.OK
 }
 
